@@ -1,0 +1,24 @@
+# make demo   a talking video from a shipped picture, a shipped voice and the shipped weights
+# make test   every test
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: env demo test lint clean
+
+env: .venv/.installed
+
+.venv/.installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+test: env
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest
+
+lint: env
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:
+	rm -rf .venv out

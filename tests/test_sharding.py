@@ -1,0 +1,42 @@
+"""The mesh and the rules that place parameters on it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from tm_jax.sharding import MeshConfig, ShardingRules, make_mesh, shard, shardings_like
+
+
+def test_minus_one_takes_the_devices_that_are_left():
+    assert MeshConfig(data=2, fsdp=-1, tensor=2).shape(8) == (2, 2, 2)
+    with pytest.raises(ValueError, match="does not fill 8 devices"):
+        MeshConfig(data=3).shape(8)
+
+
+def test_two_names_on_one_mesh_axis_raise():
+    with pytest.raises(ValueError, match="land twice"):
+        ShardingRules().spec(("mlp", "heads"))
+
+
+def test_parameters_follow_their_names_and_stacked_layers_get_a_layer_axis(mesh8):
+    def build(key):
+        return nnx.Linear(8, 16, rngs=nnx.Rngs(key), kernel_metadata={"axes": ("embed", "mlp")})
+
+    stacked = jax.eval_shape(lambda: jax.vmap(build)(jax.random.split(jax.random.key(0), 3)))
+    shardings = shardings_like(stacked, mesh8)
+    placed = jax.jit(
+        lambda: jax.vmap(build)(jax.random.split(jax.random.key(0), 3)), out_shardings=shardings
+    )()
+    assert tuple(placed.kernel[...].sharding.spec) == (None, "fsdp", "tensor")
+    assert placed.kernel[...].addressable_shards[0].data.shape == (3, 4, 8)
+
+
+def test_activation_constraint_is_obeyed(mesh8):
+    with jax.set_mesh(mesh8):
+        y = jax.jit(lambda x: shard(x, "batch", None))(jnp.ones((8, 3)))
+    assert y.addressable_shards[0].data.shape == (2, 3)
+
+
+def test_mesh_has_the_three_axes():
+    assert make_mesh(MeshConfig(data=2, tensor=2)).shape == {"data": 2, "fsdp": 2, "tensor": 2}
