@@ -1,0 +1,46 @@
+"""What the transformer is told about the reference picture and the place of audio.
+
+Wan's image-to-video condition: the reference frame followed by mid-grey (zeros in [−1, 1]), through
+the VAE, with a mask of four channels that is one where pixels are given.  It follows RoPE position
+and not time, so a stream computes it once per reference for the trained range of frames.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tm_jax.models.vae import VAE
+from tm_jax.types import Latents
+
+Picture = Float[Array, "b y x 3"]
+
+
+def reference_latents(vae: VAE, picture: Picture, latent_frames: int) -> Latents:
+    """VAE latents of the reference frame followed by mid-grey, [b f h w c]."""
+    batch, height, width, _ = picture.shape
+    grey = jnp.zeros((batch, vae.config.temporal_stride * (latent_frames - 1), height, width, 3), picture.dtype)
+    return vae.encode(jnp.concatenate([picture[:, None], grey], axis=1))
+
+
+def with_mask(latents: Latents) -> Float[Array, "b f h w mask_and_c"]:
+    """``[mask 4 | latent c]``: the mask is one on the first latent frame, which holds the given picture."""
+    mask = jnp.zeros((*latents.shape[:-1], 4), latents.dtype).at[:, 0].set(1)
+    return jnp.concatenate([mask, latents], axis=-1)
+
+
+def latents_as_image_tokens(reference: Float[Array, "b h w c"]) -> Float[Array, "b image c"]:
+    """The reference picture's own latent as image tokens, where a model has no CLIP."""
+    return reference.reshape(reference.shape[0], -1, reference.shape[-1])
+
+
+def face_mask(
+    box: Int[Array, "b 4"], picture_size: tuple[int, int], grid: tuple[int, int]
+) -> Float[Array, "b h w"]:
+    """1 on every latent cell that a face box (y0, x0, y1, x1 in pixels) touches, 0 elsewhere."""
+
+    def touches(low, high, size, cells):
+        edges = jnp.linspace(0.0, size, cells + 1)
+        return (edges[None, 1:] > low[:, None]) & (edges[None, :-1] < high[:, None])
+
+    rows = touches(box[:, 0], box[:, 2], picture_size[0], grid[0])
+    columns = touches(box[:, 1], box[:, 3], picture_size[1], grid[1])
+    return (rows[:, :, None] & columns[:, None, :]).astype(jnp.float32)

@@ -1,0 +1,62 @@
+"""Phase 2: the audio-conditioned teacher learns by flow matching on gapped and contiguous clips."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from tm_jax.diffusion.flow import Schedule, add_noise, velocity
+from tm_jax.models.dit import DiT
+from tm_jax.nn.masks import AttentionPattern
+from tm_jax.types import Conditioning, Latents
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMatchingLoss:
+    """How noise levels are drawn, how cells are weighted and how conditions are dropped."""
+
+    schedule: Schedule = Schedule()
+    face: float = 1.0
+    """Weight of latent cells inside the face mask; cells outside weigh 1."""
+    drop_audio: float = 0.1
+    """Probability that a clip is trained without its audio, so that guidance can do without it."""
+    drop_text: float = 0.1
+    """Probability that a clip's text tokens are zeroed."""
+
+
+def drop_conditions(
+    conditioning: Conditioning, key: PRNGKeyArray, *, audio: float, text: float
+) -> Conditioning:
+    """Each clip without its audio, or without its text, with these probabilities."""
+    audio_key, text_key = jax.random.split(key)
+    batch = conditioning.audio_keep.shape[0]
+    hears = jax.random.bernoulli(audio_key, 1 - audio, (batch, 1)).astype(conditioning.audio_keep.dtype)
+    reads = jax.random.bernoulli(text_key, 1 - text, (batch, 1, 1)).astype(conditioning.text_tokens.dtype)
+    return conditioning.replace(
+        audio_keep=conditioning.audio_keep * hears, text_tokens=conditioning.text_tokens * reads
+    )
+
+
+def cell_weight(face_mask: Float[Array, "b h w"], face: float) -> Float[Array, "b 1 h w 1"]:
+    """Weight of each latent cell: ``face`` inside the mask and 1 outside."""
+    return (1 + (face - 1) * face_mask)[:, None, :, :, None]
+
+
+def flow_matching_loss(
+    model: DiT,
+    clean: Latents,
+    conditioning: Conditioning,
+    key: PRNGKeyArray,
+    terms: FlowMatchingLoss,
+    *,
+    pattern: AttentionPattern,
+) -> Float[Array, ""]:
+    """Mean squared error of the predicted velocity, at one noise level per clip."""
+    sigma_key, noise_key, drop_key = jax.random.split(key, 3)
+    sigma = terms.schedule.sample(sigma_key, clean.shape[0])
+    noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
+    conditioning = drop_conditions(conditioning, drop_key, audio=terms.drop_audio, text=terms.drop_text)
+    predicted = model(add_noise(clean, noise, sigma), sigma, conditioning, pattern=pattern)
+    error = predicted.astype(jnp.float32) - velocity(clean, noise)
+    return jnp.mean(cell_weight(conditioning.face_mask, terms.face) * jnp.square(error))
