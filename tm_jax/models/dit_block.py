@@ -1,0 +1,153 @@
+"""One transformer block of Wan2.1 with audio: self-attention, cross-attention, feed-forward (METHOD §2, §4).
+
+Self-attention and feed-forward are modulated and gated by the noise level; cross-attention is neither.
+One set of cross-attention queries reads text, image and audio, each with its own keys and values; the
+three outputs are summed before the output projection.
+"""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from tm_jax.models.audio_adapter import AudioAttention
+from tm_jax.nn.attention import attention
+from tm_jax.nn.layers import MLP, LayerNorm, RMSNorm, dense, gelu_tanh, layer_norm
+from tm_jax.sharding import shard
+
+HEADS_OUT, HEADS_IN = ("embed", "heads"), ("heads", "embed")
+
+
+@flax.struct.dataclass
+class Modulation:
+    """Shift, scale and gate of one branch, each ``[b 1 d]``, float32."""
+
+    shift: Array
+    scale: Array
+    gate: Array
+
+    def apply(self, x: Array, eps: float) -> Array:
+        """Layer norm of x, scaled and shifted; float32."""
+        return layer_norm(x, eps) * (1.0 + self.scale) + self.shift
+
+
+@flax.struct.dataclass
+class CrossKV:
+    """A block's keys and values of text and image: constant while a stream lasts."""
+
+    text_keys: Float[Array, "*layers b text n k"]
+    text_values: Float[Array, "*layers b text n k"]
+    image_keys: Float[Array, "*layers b image n k"] | None
+    image_values: Float[Array, "*layers b image n k"] | None
+
+
+@flax.struct.dataclass
+class Heard:
+    """What the cross-attention needs of the audio: tokens [b f a audio_dim], face [b s] (s tokens a frame)."""
+
+    tokens: Array
+    face: Array
+
+
+class QKV(nnx.Module):
+    """Queries, keys, values and output of an attention, with norms over all heads together."""
+
+    def __init__(self, width: int, heads: int, *, eps: float, dtype: str, rngs: nnx.Rngs):
+        make = lambda axes: dense(width, width, axes, rngs=rngs, dtype=dtype)
+        self.query, self.key, self.value = make(HEADS_OUT), make(HEADS_OUT), make(HEADS_OUT)
+        self.out = make(HEADS_IN)
+        self.query_norm, self.key_norm = RMSNorm(width, eps=eps), RMSNorm(width, eps=eps)
+        self.heads, self.dtype = heads, dtype
+
+    def split(self, x: Array) -> Array:
+        """``[b l d]`` → ``[b l n k]`` in the compute dtype."""
+        x = x.astype(self.dtype).reshape(*x.shape[:2], self.heads, x.shape[-1] // self.heads)
+        return shard(x, "batch", None, "heads", None)
+
+    def queries(self, x: Float[Array, "b l d"]) -> Float[Array, "b l n k"]:
+        return self.split(self.query_norm(self.query(x)))
+
+    def keys_values(self, x: Float[Array, "b m d"]) -> tuple[Array, Array]:
+        """Normed keys (before RoPE) and values, each ``[b m n k]``."""
+        return self.split(self.key_norm(self.key(x))), self.split(self.value(x))
+
+    def project(self, x: Float[Array, "b l n k"]) -> Float[Array, "b l d"]:
+        return self.out(x.reshape(*x.shape[:2], -1))
+
+
+class ImageKV(nnx.Module):
+    """Keys and values of the reference picture's tokens."""
+
+    def __init__(self, width: int, *, eps: float, dtype: str, rngs: nnx.Rngs):
+        self.key = dense(width, width, HEADS_OUT, rngs=rngs, dtype=dtype)
+        self.value = dense(width, width, HEADS_OUT, rngs=rngs, dtype=dtype)
+        self.key_norm = RMSNorm(width, eps=eps)
+
+
+class Block(nnx.Module):
+    """One layer.  ``attend(query, key, value, context)`` decides what self-attention reads."""
+
+    def __init__(self, config, *, rngs: nnx.Rngs):
+        width, eps, dtype = config.width, config.eps, config.dtype
+        common = {"eps": eps, "dtype": dtype, "rngs": rngs}
+        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, width)) * width**-0.5)
+        self.self_attention = QKV(width, config.heads, **common)
+        self.cross_norm = LayerNorm(width, eps=eps)
+        self.cross_attention = QKV(width, config.heads, **common)
+        if config.has_image:
+            self.image = ImageKV(width, **common)
+        if config.has_audio:
+            self.audio = AudioAttention(
+                config.audio_dim, config.heads, width // config.heads, dtype=dtype, rngs=rngs
+            )
+        self.feed_forward = MLP(width, config.ffn, width, gelu_tanh, rngs=rngs, dtype=dtype)
+        self.config = config
+
+    def cross_keys_values(
+        self, text: Float[Array, "b text d"], image: Float[Array, "b image d"] | None
+    ) -> CrossKV:
+        """This block's keys and values of embedded text and image."""
+        text_keys, text_values = self.cross_attention.keys_values(text)
+        if image is None:
+            return CrossKV(text_keys, text_values, None, None)
+        split = self.cross_attention.split
+        image_keys = split(self.image.key_norm(self.image.key(image)))
+        return CrossKV(text_keys, text_values, image_keys, split(self.image.value(image)))
+
+    def __call__(
+        self,
+        x: Float[Array, "b l d"],
+        modulation: Float[Array, "b 6 d"],
+        cross: CrossKV,
+        heard: Heard | None,
+        attend: Callable,
+        context=None,
+    ) -> tuple[Float[Array, "b l d"], tuple[Array, Array]]:
+        """The block's output, and the keys (before RoPE) and values that its self-attention wrote."""
+        eps, dtype = self.config.eps, x.dtype
+        parts = [part[:, None] for part in jnp.unstack(self.modulation[...][None] + modulation, axis=1)]
+        before, after = Modulation(*parts[:3]), Modulation(*parts[3:])
+
+        inputs = before.apply(x, eps).astype(dtype)
+        query, (key, value) = self.self_attention.queries(inputs), self.self_attention.keys_values(inputs)
+        update = self.self_attention.project(attend(query, key, value, context))
+        x = (x + update * before.gate).astype(dtype)
+
+        x = x + self._cross(self.cross_norm(x).astype(dtype), cross, heard)
+
+        inputs = after.apply(x, eps).astype(dtype)
+        x = (x + self.feed_forward(inputs) * after.gate).astype(dtype)
+        return shard(x, "batch", None, None), (key, value)
+
+    def _cross(self, x: Array, cross: CrossKV, heard: Heard | None) -> Array:
+        backend = self.config.attention
+        query = self.cross_attention.queries(x)
+        read = attention(query, cross.text_keys, cross.text_values, backend=backend)
+        if cross.image_keys is not None:
+            read = read + attention(query, cross.image_keys, cross.image_values, backend=backend)
+        if heard is not None:
+            read = read + self.audio(query, heard.tokens, heard.face, backend)
+        return self.cross_attention.project(read)
