@@ -1,0 +1,228 @@
+"""Our own model files: safetensors with dotted parameter paths, whose header holds the config and the origin.
+
+The header's metadata: ``format`` (tm_jax), ``class`` (the module's name), ``config`` (JSON), ``meta`` (JSON:
+commit, command, date and what the caller adds).
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tm_jax.config import differences, from_json, to_json
+from tm_jax.types import InputError
+
+_FORMAT = "tm_jax"
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+
+
+def named_leaves(tree: Any) -> tuple[list[str], list[Any], Any]:
+    """Dotted names of a pytree's leaves (``blocks.attention.kernel``), the leaves, and the structure."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    # A Variable is a node with one child called value: no part of the parameter's name.
+    names = [name.removesuffix(".value") for name in names]
+    if len(set(names)) != len(names):
+        raise ValueError("two leaves of the tree share one dotted name")
+    return names, [leaf for _, leaf in paths], treedef
+
+
+def origin() -> dict[str, str]:
+    """Where a file comes from: the repository's commit, the command that runs now, and the date (UTC)."""
+    try:
+        here = Path(__file__).parent
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "commit": commit,
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _to_host(array: jax.Array) -> np.ndarray:
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def _store(name: str, array: np.ndarray, dtype: Literal["f32", "f16"]) -> np.ndarray:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return np.ascontiguousarray(array)
+    if dtype == "f16" and array.size and np.abs(array.astype(np.float32)).max() > np.finfo(np.float16).max:
+        raise ValueError(f"parameter {name} exceeds the range of float16: save it as f32")
+    return np.ascontiguousarray(array.astype(np.float16 if dtype == "f16" else np.float32))
+
+
+def save_model(
+    path: str | os.PathLike,
+    model: nnx.Module,
+    config: Any,
+    meta: dict[str, Any] | None = None,
+    dtype: Literal["f32", "f16"] = "f32",
+) -> None:
+    """Writes a module's parameters and its config; an existing file is replaced in one move.
+
+    With several processes every one must call it, and the first one writes.
+
+    Raises:
+      ValueError: a parameter does not fit float16.
+      InputError: the file cannot be written.
+    """
+    path = Path(path)
+    names, leaves, _ = named_leaves(model)
+    arrays = {name: _store(name, _to_host(leaf), dtype) for name, leaf in zip(names, leaves, strict=True)}
+    if jax.process_index():
+        return
+    header = {
+        "format": _FORMAT,
+        "class": type(model).__name__,
+        "config": json.dumps(to_json(config)),
+        "meta": json.dumps({**origin(), **(meta or {})}),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, partial, metadata=header)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"The weights could not be written to {path}: {error}.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a weights file says about itself."""
+
+    model_class: str
+    """Name of the module's class."""
+    config: dict[str, Any]
+    """The model's config as JSON."""
+    meta: dict[str, Any]
+    """Commit, command, date and whatever was added."""
+
+
+def _open(path: Path):
+    """The opened safetensors file, or one clear sentence."""
+    if not path.exists():
+        raise InputError(f"There is no weights file {path}: check the path, or train it first.")
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: give the .safetensors file inside it.")
+    if path.stat().st_size == 0:
+        raise InputError(f"The weights file {path} is empty: copy or download it again.")
+    with path.open("rb") as file:
+        start = file.read(8)
+    # torch.save writes a zip or a bare pickle; both run code when loaded.
+    if path.suffix in _PICKLES or start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        raise InputError(
+            f"{path} is a Python pickle, which can run any code when it is opened, so it is refused: "
+            "convert it to .safetensors first."
+        )
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is not a safetensors file, or it is truncated or damaged ({error}): copy it again."
+        ) from error
+
+
+def _header(path: Path, file: Any) -> Header:
+    metadata = file.metadata() or {}
+    if metadata.get("format") != _FORMAT:
+        raise InputError(
+            f"{path} is a safetensors file without tm_jax's config in its header: "
+            "convert a public checkpoint with tm_jax.pretrained first."
+        )
+    try:
+        return Header(metadata["class"], json.loads(metadata["config"]), json.loads(metadata["meta"]))
+    except (KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"The header of {path} is damaged ({error}): copy the file again.") from error
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """Class name, config and origin of a weights file; no weights are read."""
+    path = Path(path)
+    with _open(path) as file:
+        return _header(path, file)
+
+
+def read_config(path: str | os.PathLike, config_class: type) -> Any:
+    """The config that a weights file was saved with."""
+    return _config(Path(path), read_header(path), config_class)
+
+
+def _config(path: Path, header: Header, config_class: type) -> Any:
+    try:
+        return from_json(config_class, header.config)
+    except (InputError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"The config in {path} does not make a {config_class.__name__}: {error}") from error
+
+
+def load_model(
+    path: str | os.PathLike,
+    model_class: Callable[..., nnx.Module],
+    config_class: type,
+    expect: Any = None,
+) -> nnx.Module:
+    """The module in a weights file, in its own precision; its config comes along as the module's ``.config``.
+
+    The module is built without computing initial values, then filled.
+
+    Args:
+      expect: a config that the file must have been saved with; None takes the file's own.
+
+    Raises:
+      InputError: missing, empty, truncated or foreign file, another class, another config (all fields that
+        differ are named), or missing, unknown and wrongly shaped parameters (all are named).
+    """
+    path = Path(path)
+    with _open(path) as file:
+        header = _header(path, file)
+        if header.model_class != model_class.__name__:
+            raise InputError(f"{path} holds a {header.model_class}, not a {model_class.__name__}.")
+        config = _config(path, header, config_class)
+        if expect is not None and (found := differences(config, expect)):
+            raise InputError(
+                f"{path} was made with another config (file against expected): {'; '.join(found)}."
+            )
+        abstract = jax.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
+        names, leaves, treedef = named_leaves(abstract)
+        _compare(path, {n: tuple(leaf.shape) for n, leaf in zip(names, leaves, strict=True)}, file)
+        try:
+            filled = [
+                jnp.asarray(file.get_tensor(name), leaf.dtype)
+                for name, leaf in zip(names, leaves, strict=True)
+            ]
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error}): copy it again.") from error
+    return jax.tree.unflatten(treedef, filled)
+
+
+def _compare(path: Path, wanted: dict[str, tuple[int, ...]], file: Any) -> None:
+    stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    faults = [f"missing {name}" for name in wanted if name not in stored]
+    faults += [f"unknown {name}" for name in stored if name not in wanted]
+    faults += [
+        f"{name} has shape {stored[name]} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in stored and stored[name] != shape
+    ]
+    if faults:
+        raise InputError(f"The parameters in {path} do not fit its config: {'; '.join(faults)}.")

@@ -1,0 +1,24 @@
+"""Trains one phase: ``python train.py PRESET [--field value ...]``; ``--help`` lists the presets."""
+
+import sys
+
+from tm_jax.config import load
+from tm_jax.types import InputError
+
+
+def main() -> int:
+    """Loads the config, builds the phase, runs the loop; returns the exit status."""
+    try:
+        experiment = load()
+        # Importing JAX takes seconds: a mistyped flag is answered before.
+        from tm_jax.training.loop import train
+
+        train(experiment.build(), experiment.loop, experiment)
+    except InputError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
