@@ -17,7 +17,9 @@ Picture = Float[Array, "b y x 3"]
 def reference_latents(vae: VAE, picture: Picture, latent_frames: int) -> Latents:
     """VAE latents of the reference frame followed by mid-grey, [b f h w c]."""
     batch, height, width, _ = picture.shape
-    grey = jnp.zeros((batch, vae.config.temporal_stride * (latent_frames - 1), height, width, 3), picture.dtype)
+    grey = jnp.zeros(
+        (batch, vae.config.temporal_stride * (latent_frames - 1), height, width, 3), picture.dtype
+    )
     return vae.encode(jnp.concatenate([picture[:, None], grey], axis=1))
 
 

@@ -1,0 +1,133 @@
+"""The causal step: what streaming runs is what distillation rolls out (METHOD: figure 2, streaming).
+
+One chunk of latent frames is denoised in a few steps.  At step s it attends to itself, to the first
+chunk and to the previous chunk, through the K/V that those chunks wrote *at step s*: no clean
+refresh pass, as many network evaluations as steps.  Because of that, a few parallel masked passes
+over a whole clip equal the streamed rollout wherever RoPE positions are not pinned
+(``parallel_steps``), and training needs no sequential rollout with gradient.
+
+    chunk    0   1   2   3   4   5   6   7   8  …
+    RoPE     0   3   6   9  12  15  18  18  18  …   previous chunk, once pinned: 15
+"""
+
+import dataclasses
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tm_jax.diffusion.flow import Schedule, add_noise, clean_from_velocity
+from tm_jax.models.dit import ConditionCache, DiT
+from tm_jax.nn.cache import KVCache, roll
+from tm_jax.nn.masks import SparseCausal, positions
+from tm_jax.types import Conditioning, Latents
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """How the student generates."""
+
+    chunk: int = 3
+    """Latent frames a chunk: 3 for the lowest latency, 7 for quality."""
+    steps: int = 2
+    """Denoising steps, and network evaluations, a chunk."""
+    schedule: Schedule = Schedule()
+    """Noise levels are the schedule's: {1, shift(1/2)} in 2 steps."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise level of each step, from 1 downwards, without the final 0."""
+        return self.schedule.steps(self.steps)[:-1]
+
+
+@flax.struct.dataclass
+class StreamState:
+    """All that a stream remembers between chunks: constant in size, for ever."""
+
+    chunk: Int[Array, ""]
+    """Index of the chunk to come."""
+    contexts: tuple[KVCache, ...]
+    """Per denoising step, the K/V of the first and the previous chunk."""
+
+
+@flax.struct.dataclass
+class Reference:
+    """What a stream knows of its character: computed once per picture."""
+
+    conditioning: Conditioning
+    """Conditioning of the trained range; its ``condition`` is read by RoPE frame."""
+    cache: ConditionCache
+    """Cross-attention K/V of the text and image tokens."""
+
+
+def make_reference(model: DiT, conditioning: Conditioning) -> Reference:
+    """The reference of a stream, from the conditioning of a whole trained range of frames."""
+    return Reference(conditioning, model.condition(conditioning))
+
+
+def init_stream(model: DiT, config: RolloutConfig, reference: Reference) -> StreamState:
+    """The state before the first chunk."""
+    batch, _, height, width, _ = reference.conditioning.condition.shape
+    empty = model.empty_cache(batch=batch, chunk=config.chunk, height=height, width=width)
+    return StreamState(jnp.zeros((), jnp.int32), (empty,) * config.steps)
+
+
+def chunk_steps(
+    model: DiT,
+    config: RolloutConfig,
+    reference: Reference,
+    state: StreamState,
+    noises: Float[Array, "steps b g h w c"],
+    inputs: Conditioning,
+) -> tuple[list[Latents], Latents, StreamState]:
+    """Denoise one chunk; returns what each step was given, the clean chunk and the next state."""
+    trained = model.config.trained_frames
+    frames = positions(state.chunk, "current", chunk=config.chunk, trained_frames=trained)
+    conditioning = inputs.replace(condition=jnp.take(reference.conditioning.condition, frames, axis=1))
+    noisy, given, contexts, clean = noises[0], [], [], None
+    for step, sigma in enumerate(config.sigmas):
+        level = jnp.full(noisy.shape[:1], sigma, jnp.float32)
+        noisy = noisy if clean is None else add_noise(clean, noises[step], level)
+        given.append(noisy)
+        context = state.contexts[step]
+        v, written = model.chunk(
+            noisy, level, conditioning, positions=frames, context=context, condition_cache=reference.cache
+        )
+        clean = clean_from_velocity(noisy, v, level)
+        contexts.append(roll(context, written, state.chunk, trained_frames=trained))
+    return given, clean, StreamState(state.chunk + 1, tuple(contexts))
+
+
+def generate_chunk(
+    model: DiT,
+    config: RolloutConfig,
+    reference: Reference,
+    state: StreamState,
+    noises: Float[Array, "steps b g h w c"],
+    inputs: Conditioning,
+) -> tuple[Latents, StreamState]:
+    """One chunk of clean latents [b g h w c], and the state that the next chunk starts from.
+
+    Args:
+        noises: standard normal noise of each step; the first is the chunk at σ = 1.
+        inputs: the chunk's audio windows and mode; its ``condition`` is replaced by the reference's.
+    """
+    _, clean, following = chunk_steps(model, config, reference, state, noises, inputs)
+    return clean, following
+
+
+def parallel_steps(
+    model: DiT, config: RolloutConfig, conditioning: Conditioning, noises: Float[Array, "steps b f h w c"]
+) -> tuple[list[Latents], Latents]:
+    """A whole clip by one masked pass a step: what each step was given, and the clean clip.
+
+    Equals ``generate_chunk`` run chunk by chunk as long as no position is pinned.
+    """
+    pattern = SparseCausal(config.chunk)
+    noisy, given, clean = noises[0], [], None
+    for step, sigma in enumerate(config.sigmas):
+        level = jnp.full(noisy.shape[:1], sigma, jnp.float32)
+        noisy = noisy if clean is None else add_noise(clean, noises[step], level)
+        given.append(noisy)
+        clean = clean_from_velocity(noisy, model(noisy, level, conditioning, pattern=pattern), level)
+    return given, clean
