@@ -8,6 +8,7 @@ The mapped pages of a slice count as this process's memory until they are let go
 with ``madvise(DONTNEED)``: the pages stay in the system's cache and leave the process.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -110,7 +111,9 @@ class MappedFiles:
 
     def __exit__(self, *_):
         for mapped in self._maps.values():
-            mapped.close()
+            # A view that an exception's traceback still holds keeps its map open until it goes.
+            with contextlib.suppress(BufferError):
+                mapped.close()
         self._maps.clear()
 
     def view(self, tensor: StoredTensor) -> np.ndarray:
@@ -237,7 +240,8 @@ def _without_index(folder: Path, found: list[Path]) -> list[Path]:
         ]
         if missing:
             raise InputError(
-                f"{folder} lacks {len(missing)} of its {int(parts)} shards ({', '.join(missing)}); download them"
+                f"{folder} lacks {len(missing)} of its {int(parts)} shards "
+                f"({', '.join(missing)}); download them"
             )
         return found
     names = ", ".join(path.name for path in found)
