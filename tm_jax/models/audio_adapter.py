@@ -12,6 +12,7 @@ of future.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -19,6 +20,15 @@ from tm_jax.nn.attention import attention
 from tm_jax.nn.layers import LayerNorm, dense
 
 TOKENS_PER_LATENT = 8
+
+
+def window_indices(
+    latent_frames: Int[Array, "..."] | Int[np.ndarray, "..."], *, left: int, lookahead: int
+) -> Int[Array, "... a"] | Int[np.ndarray, "... a"]:
+    """Indices of the tokens in each latent frame's window; those outside the sound are for the caller."""
+    slots = np.arange(left + TOKENS_PER_LATENT + lookahead) - left
+    slots = slots.reshape((1,) * latent_frames.ndim + (-1,))
+    return TOKENS_PER_LATENT * latent_frames[..., None] - 6 + slots
 
 
 def audio_windows(
@@ -34,8 +44,7 @@ def audio_windows(
     """
     if latent_frames.ndim == 1:
         latent_frames = jnp.broadcast_to(latent_frames[None], (tokens.shape[0], latent_frames.shape[0]))
-    slots = jnp.arange(left + TOKENS_PER_LATENT + lookahead) - left
-    index = TOKENS_PER_LATENT * latent_frames[:, :, None] - 6 + slots[None, None]
+    index = window_indices(latent_frames, left=left, lookahead=lookahead)
     inside = (index >= 0) & (index < tokens.shape[1])
     batch = jnp.arange(tokens.shape[0])[:, None, None]
     window = tokens[batch, jnp.clip(index, 0, tokens.shape[1] - 1)]

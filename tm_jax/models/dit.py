@@ -9,7 +9,6 @@ Layers are stacked at construction by vmap and scanned at run time.
 
 import dataclasses
 import math
-import math
 
 import flax.struct
 import jax

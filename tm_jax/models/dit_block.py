@@ -46,7 +46,7 @@ class CrossKV:
 
 @flax.struct.dataclass
 class Heard:
-    """What the cross-attention needs of the audio: tokens [b f a audio_dim], face [b s] (s tokens a frame)."""
+    """What cross-attention needs of the audio: tokens [b f a audio_dim], face [b s] (s tokens a frame)."""
 
     tokens: Array
     face: Array

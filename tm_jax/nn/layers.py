@@ -6,8 +6,6 @@ float32, so that the caller says where precision is dropped.
 
 import math
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,25 +85,6 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
         return self.outer(self.activation(self.inner(x)))
-
-
-class PatchEmbedding(nnx.Module):
-    """Patches → tokens: a convolution whose stride is its kernel, done as one product.
-
-    The kernel keeps the convolution's axes [time, height, width, in, out], as checkpoints do.
-    """
-
-    def __init__(self, patch: tuple[int, int, int], inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: str):
-        size = inputs * math.prod(patch)
-        kernel = nnx.initializers.xavier_uniform()(rngs.params(), (size, outputs))
-        axes = (None, None, None, None, "embed")
-        self.kernel = nnx.Param(kernel.reshape(*patch, inputs, outputs), axes=axes)
-        self.bias = nnx.Param(jnp.zeros((outputs,)))
-        self.dtype = dtype
-
-    def __call__(self, patches: Float[Array, "b f s p"]) -> Float[Array, "b f s d"]:
-        kernel = self.kernel[...].reshape(patches.shape[-1], -1).astype(self.dtype)
-        return patches.astype(self.dtype) @ kernel + _along_last(self.bias[...].astype(self.dtype), 4)
 
 
 class PatchEmbedding(nnx.Module):

@@ -2,15 +2,10 @@
 
 Both layouts hold the same tensors, 1,303 for I2V-14B.  The audio parameters exist in neither; the maps
 give them names in each style, so that a whole model can be exported and read back.  A public checkpoint
-is read into the config without audio, and ``with_audio`` puts it under a model that hears.
+is read with ``new=NEW``: the audio module starts silent, and the model's output is the public one's.
 """
 
-import dataclasses
-
-from flax import nnx
-
-from tm_jax.models.dit import DiTConfig
-from tm_jax.pretrained.names import CONV3D, KEEP, LINEAR, NameMap, Rule, Transform, paths, with_values
+from tm_jax.pretrained.names import CONV3D, KEEP, LINEAR, NameMap, Rule, Transform
 
 _ROW = Transform((1, 2), drop=(0,))
 """Their modulation tables have a leading axis of size 1."""
@@ -106,17 +101,5 @@ DIFFUSERS = NameMap(_table(1))
 RELEASE = NameMap(_table(2))
 """The keys of Wan's own release, which most GPU tools use."""
 
-
-def without_audio(config: DiTConfig) -> DiTConfig:
-    """The config of the public model under a model that hears."""
-    return dataclasses.replace(config, audio_dim=0)
-
-
-def with_audio(hearing: nnx.Module, public: nnx.Module) -> nnx.Module:
-    """The step-0 teacher: ``hearing`` with every parameter that the public model has taken from it.
-
-    Its audio parameters stay as initialised, so that its output is the public model's whatever it hears.
-    """
-    shared = {path: variable[...] for path, variable in paths(public).items()}
-    own = {path: variable[...] for path, variable in paths(hearing).items() if path not in shared}
-    return with_values(hearing, {**own, **shared})
+NEW = ("audio_embedding.*", "blocks.audio.*", "mode_embedding")
+"""Our paths that no public checkpoint has: they keep their initial values, which are silent."""
