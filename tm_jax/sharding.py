@@ -112,6 +112,8 @@ def shardings_like(tree, mesh: Mesh, rules: ShardingRules = ShardingRules()):
     is_variable = lambda node: isinstance(node, nnx.Variable)
 
     def one(node):
+        if is_variable(node) and not jax.tree.leaves(node):
+            return node  # an optimizer's mark for a parameter that another part of it treats
         if is_variable(node):
             sharding = variable_sharding(node, mesh, rules)
             return jax.tree.map(lambda _: sharding, node)

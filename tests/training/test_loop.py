@@ -1,6 +1,7 @@
 """The loop on a phase that fits a line: resuming, other meshes, interruption, a loss that is not finite."""
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tm_jax.pretrained.weights import load_model, read_header
 from tm_jax.sharding import MeshConfig
-from tm_jax.training.loop import LoopConfig, train
+from tm_jax.training.loop import LoopConfig, _Stop, train
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.state import TrainState
+from tm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,3 +136,87 @@ def test_resumes_on_a_mesh_of_another_shape(straight, tmp_path):
     assert kernel.addressable_shards[0].data.shape == (2, 8)
     for ours, theirs in zip(numbers(resumed), numbers(straight[1]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loop_leaves_weights_with_their_origin_and_a_log(straight):
+    folder, state = straight
+    model = load_model(folder / "weights.safetensors", Line, LineConfig)
+    np.testing.assert_array_equal(model.out.kernel[...], state.ema.out.kernel[...])
+    header = read_header(folder / "weights.safetensors")
+    assert header.meta["step"] == 4 and {"commit", "command", "date"} <= set(header.meta)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 4 and np.isfinite(lines[-1]["loss"])
+
+
+def test_parameters_and_moments_lie_where_their_names_say(straight):
+    state = straight[1]
+    for module in (state.model, state.ema, state.opt_state[1][0].mu):
+        assert tuple(module.hidden.kernel[...].sharding.spec) == ("fsdp", "tensor")
+    assert state.step.sharding.is_fully_replicated
+
+
+def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path, capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, 10, interrupt_at=1)
+    assert end.value.code == 130
+    assert (tmp_path / "checkpoints" / "2").is_dir() and not (tmp_path / "checkpoints" / "10").exists()
+    assert "stopped after step 2 of 10; to resume: python " in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_is_the_system_s_own():
+    stop = _Stop()
+    with stop.listening():
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(InputError, match=r"loss is not finite at step 4 of line; .* checkpoint is step 2"):
+        run(tmp_path, 10, nan_at=3, checkpoint_every=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["2"]
+
+
+def test_a_broken_state_never_becomes_a_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="training state is not finite at step 1 of line; nothing was saved"):
+        run(tmp_path, 1, optim=OptimConfig(lr=float("inf")))
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_the_time_limit_stops_with_a_checkpoint_and_previews_are_logged(tmp_path, capfd):
+    run(tmp_path, 5, max_minutes=1e-6, preview_every=1)
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+    assert "minutes are over after step 1 of 5; to resume" in capfd.readouterr().err
+    assert (tmp_path / "previews" / "0000001" / "note.txt").read_text() == "1"
+    assert "preview/weight" in (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": LineConfig(width=16)}, "model.width: 8 against 16"),
+        ({"resume": False}, "already holds a run of 4 steps"),
+        ({"batch_size": 24}, "20 elements, fewer than one batch of 24"),
+        ({"batch_size": 6}, "A batch of 6 does not split over a mesh"),
+        ({"mesh": MeshConfig(data=3)}, "does not fill 8 devices"),
+        ({"optim": OptimConfig(name="muon")}, "another training state: it lacks opt_state"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_sentence(straight, changes, message):
+    with pytest.raises(InputError, match=message) as error:
+        run(straight[0], 8, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_same_must_name_fields_of_the_config(tmp_path):
+    with pytest.raises(ValueError, match="no fields of Experiment"):
+        run(tmp_path, 1, same=("student",))
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(tmp_path / "file" / "run", 1)

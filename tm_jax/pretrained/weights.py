@@ -190,7 +190,7 @@ def load_model(
 
     Raises:
       InputError: missing, empty, truncated or foreign file, another class, another config (all fields that
-        differ are named), or missing, unknown and wrongly shaped parameters (all are named).
+        differ are named), or missing, unknown, wrongly shaped or non-finite parameters (all in one sentence).
     """
     path = Path(path)
     with _open(path) as file:
@@ -206,12 +206,12 @@ def load_model(
         names, leaves, treedef = named_leaves(abstract)
         _compare(path, {n: tuple(leaf.shape) for n, leaf in zip(names, leaves, strict=True)}, file)
         try:
-            filled = [
-                jnp.asarray(file.get_tensor(name), leaf.dtype)
-                for name, leaf in zip(names, leaves, strict=True)
-            ]
+            arrays = {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}): copy it again.") from error
+    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise InputError(f"{path} holds NaN or infinite values in {_few(bad)}: use an earlier checkpoint.")
+    filled = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in zip(names, leaves, strict=True)]
     return jax.tree.unflatten(treedef, filled)
 
 
@@ -225,4 +225,8 @@ def _compare(path: Path, wanted: dict[str, tuple[int, ...]], file: Any) -> None:
         if name in stored and stored[name] != shape
     ]
     if faults:
-        raise InputError(f"The parameters in {path} do not fit its config: {'; '.join(faults)}.")
+        raise InputError(f"The parameters in {path} do not fit its config: {_few(faults)}.")
+
+
+def _few(items: list[str]) -> str:
+    return "; ".join(items[:12]) + (f" and {len(items) - 12} more" if len(items) > 12 else "")

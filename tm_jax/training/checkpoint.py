@@ -5,6 +5,8 @@ classes, restores onto any mesh, and a mismatch can be told by name.
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,16 @@ def _is_key(leaf: Any) -> bool:
 
 
 @jax.jit
-def _owned(leaves: list[jax.Array]) -> list[jax.Array]:
-    """Copies, with random keys as plain numbers."""
-    return [jax.random.key_data(leaf) if _is_key(leaf) else jnp.copy(leaf) for leaf in leaves]
+def _copied(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.copy(leaf) for leaf in leaves]
+
+
+def _storable(leaves: list[jax.Array]) -> list[jax.Array]:
+    """The leaves as Orbax may keep them while training goes on; random keys as plain numbers."""
+    plain = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+    # Orbax takes its copy from an accelerator before it returns; on CPU it reads our own buffers in the
+    # background, which the next step, being donated them, would overwrite.
+    return _copied(plain) if jax.default_backend() == "cpu" else plain
 
 
 class Checkpoints:
@@ -57,8 +66,7 @@ class Checkpoints:
         if step == self.latest():
             return
         names, leaves, _ = named_leaves(state)
-        # The CPU backend lends Orbax its own buffers, which the next step would overwrite: copy first.
-        stored = dict(zip(names, _owned(leaves), strict=True))
+        stored = dict(zip(names, _storable(leaves), strict=True))
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -86,7 +94,7 @@ class Checkpoints:
             raw = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
             wanted[name] = jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
         self._check_shapes(step, wanted)
-        try:
+        with self._reading(step):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -94,8 +102,6 @@ class Checkpoints:
                     data=grain.checkpoint.CheckpointRestore(data),
                 ),
             )
-        except (ValueError, KeyError, OSError) as error:
-            raise InputError(f"{self._where(step)} cannot be read: {_first_line(error)}.") from error
         arrays = [
             jax.random.wrap_key_data(restored["state"][name]) if _is_key(leaf) else restored["state"][name]
             for name, leaf in zip(names, leaves, strict=True)
@@ -105,12 +111,22 @@ class Checkpoints:
     def _where(self, step: int) -> str:
         return f"The checkpoint {self._folder.parent.name}/{self._folder.name}/{step}"
 
-    def _check_config(self, step: int) -> None:
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Turns what a damaged checkpoint raises into one sentence."""
         try:
-            saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-            saved = saved["meta"]["config"]
+            yield
         except (ValueError, KeyError, OSError) as error:
-            raise InputError(f"{self._where(step)} cannot be read: {_first_line(error)}.") from error
+            reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+            raise InputError(
+                f"{self._where(step)} cannot be read ({reason[:200] or type(error).__name__}): "
+                "delete it to resume from the one before."
+            ) from error
+
+    def _check_config(self, step: int) -> None:
+        with self._reading(step):
+            saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        saved = saved["meta"]["config"]
         found = [
             line
             for line in differences(saved, self._config)
@@ -123,7 +139,9 @@ class Checkpoints:
             )
 
     def _check_shapes(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> None:
-        stored = {name: tuple(m.shape) for name, m in self._manager.item_metadata(step)["state"].items()}
+        with self._reading(step):
+            metadata = self._manager.item_metadata(step)["state"]
+        stored = {name: tuple(leaf.shape) for name, leaf in metadata.items()}
         faults = [f"it lacks {name}" for name in wanted if name not in stored]
         faults += [f"{name} is unknown" for name in stored if name not in wanted]
         faults += [
@@ -142,10 +160,6 @@ class Checkpoints:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def check_same(config: Any, same: tuple[str, ...]) -> None:

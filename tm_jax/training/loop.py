@@ -16,8 +16,10 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from tm_jax.data.loader import loader
 from tm_jax.pretrained.weights import save_model
@@ -102,22 +104,24 @@ class LoopConfig:
 class _Stop:
     """Notes Ctrl-C and SIGTERM: the first asks the loop to finish, the second ends the process at once."""
 
+    _signals = (signal.SIGINT, signal.SIGTERM)
+
     def __init__(self):
         self.asked = False
 
     def __call__(self, number, frame):
         self.asked = True
-        signal.signal(number, signal.SIG_DFL)
+        for one in self._signals:
+            signal.signal(one, signal.SIG_DFL)
         print("\nfinishing this step, then saving; once more exits at once", file=sys.stderr, flush=True)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self) for number in signals]
+        before = [signal.signal(number, self) for number in self._signals]
         try:
             yield
         finally:
-            for number, handler in zip(signals, before, strict=True):
+            for number, handler in zip(self._signals, before, strict=True):
                 signal.signal(number, handler)
 
 
@@ -204,7 +208,6 @@ def _run(
         log.say(f"{config.name}: resumed after step {start}")
     sharding = batch_sharding(mesh, config.rules)
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    good = start
     done = start
 
     def settle() -> None:
@@ -219,14 +222,15 @@ def _run(
             log.step(step, metrics)
 
     def save() -> None:
-        nonlocal good
-        if good == done and done == checkpoints.latest():
+        if done == checkpoints.latest():
             return
         settle()
+        # A finite loss may hide an update that was not: such a state must not replace a good checkpoint.
+        if not _finite(jax.tree.leaves(state)):
+            _fail(config, done, ["the training state"], checkpoints.latest())
         checkpoints.save(done, state, data)
         module = phase.weights(state)
         save_model(config.folder / "weights.safetensors", module, module.config, {"step": done})
-        good = done
 
     try:
         for index in range(start, config.steps):
@@ -241,7 +245,7 @@ def _run(
                 _preview(phase, state, config, log, done)
             if done % config.checkpoint_every == 0:
                 save()
-            if stop.asked or time.monotonic() > deadline:
+            if _agreed(stop.asked or time.monotonic() > deadline, done, config):
                 break
         settle()
         save()
@@ -255,6 +259,22 @@ def _run(
         if stop.asked:
             raise SystemExit(130)
     return state
+
+
+@jax.jit
+def _finite(leaves: list[jax.Array]) -> jax.Array:
+    """Whether all floating-point numbers of the leaves are finite."""
+    real = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in real])) if real else jnp.array(True)
+
+
+def _agreed(wish: bool, done: int, config: LoopConfig) -> bool:
+    """Whether to stop now: all processes must stop after the same step, so several ask each other."""
+    if jax.process_count() == 1:
+        return wish
+    if done % config.log_every:
+        return False
+    return bool(multihost_utils.process_allgather(np.array(wish)).any())
 
 
 def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:

@@ -128,6 +128,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
         method = optax.contrib.muon(
             rate,
             beta=config.muon_beta,
+            eps=config.eps,
             weight_decay=config.weight_decay,
             adam_b1=config.betas[0],
             adam_b2=config.betas[1],
