@@ -6,12 +6,23 @@ eye reads as flicker) and on differences between neighbouring pixels (what it re
 """
 
 import dataclasses
+from pathlib import Path
 
+import chex
+import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tm_jax.models.vae import VAE
+from tm_jax.data.pixels import to_pixels, to_signed
+from tm_jax.data.puppet_windows import PuppetWindows, WindowConfig
+from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.previews import write_sheet
+from tm_jax.training.state import TrainState
 from tm_jax.types import Video
 
 
@@ -21,6 +32,8 @@ class AutoencodingLoss:
 
     mouth: float = 3.0
     """Weight of pixels inside the mouth's box; all others weigh 1."""
+    mouth_box: tuple[float, float, float, float] = (0.52, 0.32, 0.8, 0.68)
+    """Where mouths are: top, left, bottom, right as shares of the picture."""
     motion: float = 2.0
     """Weight of the error of frame-to-frame differences."""
     edges: float = 1.0
@@ -29,26 +42,113 @@ class AutoencodingLoss:
     """Weight of the KL divergence to a unit normal, per latent number."""
 
 
+def pixel_weight(terms: AutoencodingLoss, height: int, width: int) -> Float[Array, "1 1 y x 1"]:
+    """The weight of every pixel."""
+    top, left, bottom, right = terms.mouth_box
+    rows, columns = (jnp.arange(height) + 0.5) / height, (jnp.arange(width) + 0.5) / width
+    inside = ((rows > top) & (rows < bottom))[:, None] & ((columns > left) & (columns < right))[None, :]
+    return jnp.where(inside, terms.mouth, 1.0)[None, None, :, :, None]
+
+
 def autoencoding_loss(
     vae: VAE,
     video: Video,
-    weight: Float[Array, "b t y x 1"],
+    weight: Float[Array, "1 1 y x 1"],
     key: PRNGKeyArray,
     terms: AutoencodingLoss,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of one batch of windows and the figures to log.
 
     Args:
-        weight: weight of every pixel; it should average about 1.
+        weight: weight of every pixel.
         key: draws the latents from their posterior.
     """
     mean, log_variance = vae.encode_moments(video)
     drawn = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
     error = vae.decode(vae.normalise(drawn)) - video
     pixels = jnp.mean(weight * jnp.square(error))
-    motion = jnp.mean(weight[:, 1:] * jnp.square(error[:, 1:] - error[:, :-1]))
+    motion = jnp.mean(weight * jnp.square(error[:, 1:] - error[:, :-1]))
     edges = jnp.mean(jnp.square(jnp.diff(error, axis=2))) + jnp.mean(jnp.square(jnp.diff(error, axis=3)))
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
     loss = pixels + terms.motion * motion + terms.edges * edges + terms.kl * kl
     psnr = -10 * jnp.log10(jnp.mean(jnp.square(error)) / 4)
     return loss, {"loss": loss, "psnr": psnr, "motion": motion, "edges": edges, "kl": kl}
+
+
+def latent_statistics(vae: VAE, windows: list[Video]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every latent channel over these windows."""
+    means = jax.jit(lambda vae, video: vae.encode_moments(video)[0])
+    flat = np.concatenate([np.asarray(means(vae, video)).reshape(-1, vae.config.z_dim) for video in windows])
+    return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class VaeExperiment:
+    """Everything that decides a VAE's training."""
+
+    loop: LoopConfig
+    model: VAEConfig
+    optim: OptimConfig = OptimConfig()
+    loss: AutoencodingLoss = AutoencodingLoss()
+    windows: WindowConfig = WindowConfig()
+    ema: float = 0.999
+    """Decay of the average of the parameters that is shipped."""
+    measured_on: int = 32
+    """Windows over which the latents' mean and standard deviation are measured."""
+
+    def build(self) -> "AutoencodingPhase":
+        """The phase that the loop runs."""
+        return AutoencodingPhase(self)
+
+
+class AutoencodingPhase:
+    """Reconstruction; the loop's Phase."""
+
+    def __init__(self, config: VaeExperiment):
+        self.config = config
+        self.tx = make_optimizer(config.optim)
+        self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
+        self._reconstruct = jax.jit(lambda vae, video: vae.decode(vae.encode(video)))
+
+    def init(self, key: jax.Array) -> TrainState:
+        """A fresh VAE, or one that starts as a linear autoencoder."""
+        weights, draws = jax.random.split(key)
+        vae = VAE(self.config.model, rngs=nnx.Rngs(weights))
+        return TrainState.create(vae, self.tx, draws)
+
+    def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
+        video = batch["frames"].astype(jnp.float32) / 127.5 - 1.0
+        weight = pixel_weight(self.config.loss, *video.shape[2:4])
+        gradients, metrics = jax.grad(autoencoding_loss, has_aux=True)(
+            state.model, video, weight, state.draw(), self.config.loss
+        )
+        return state.apply(gradients, self.tx, self.config.ema), metrics
+
+    def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update."""
+        return self._step(state, batch)
+
+    def dataset(self) -> grain.MapDataset:
+        """Random windows of the puppets' videos."""
+        return grain.MapDataset.source(PuppetWindows(self.config.windows))
+
+    def _heldout(self, count: int) -> list[np.ndarray]:
+        source = PuppetWindows(dataclasses.replace(self.config.windows, split="heldout"))
+        return [to_signed(source[index]["frames"])[None] for index in range(count)]
+
+    def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
+        """Held-out windows beside their reconstructions."""
+        rows, errors = [], []
+        for video in self._heldout(6):
+            ours = np.asarray(self._reconstruct(state.ema, video))
+            errors.append(np.square(ours - video).mean() / 4)
+            rows += [to_pixels(video[0]), to_pixels(ours[0])]
+        write_sheet(folder / f"{index:06d}.png", rows, columns=8)
+        return {"heldout_psnr": float(-10 * np.log10(np.mean(errors)))}
+
+    def weights(self, state: TrainState) -> VAE:
+        """The averaged VAE, with the statistics of its latents in its config."""
+        mean, std = latent_statistics(state.ema, self._heldout(self.config.measured_on))
+        vae = jax.tree.map(lambda x: x, state.ema)
+        vae.config = dataclasses.replace(vae.config, latents_mean=mean, latents_std=std)
+        return vae

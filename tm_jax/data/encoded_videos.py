@@ -1,0 +1,124 @@
+"""A cache of encoded puppet videos: rendered, encoded whole by the VAE once, kept in memory as float16.
+
+Shards of a few videos each are written as safetensors, so that an interrupted run goes on where it
+stopped; the folder's name carries a digest of all that the latents depend on.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from tqdm import tqdm
+
+from tm_jax.data.latent_clips import EncodedVideo
+from tm_jax.data.pixels import to_signed
+from tm_jax.data.puppets.world import Clip, PuppetWorld
+from tm_jax.diffusion.conditions import face_mask, reference_latents
+from tm_jax.models.log_mel import AudioFrontEnd
+from tm_jax.models.vae import VAE
+
+FIELDS = tuple(field.name for field in dataclasses.fields(EncodedVideo))
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedConfig:
+    """Which puppet videos are encoded."""
+
+    split: str = "train"
+    """train, heldout or language: which part of the world the videos come from."""
+    count: int = 600
+    """Videos."""
+    seconds: float = 10.0
+    """Length of each video; 1 + 4k frames are used."""
+    seed: int = 0
+    """Seed of the world."""
+    size: int = 128
+    """Height and width in pixels."""
+    reference_frames: int = 21
+    """Latent frames of the reference condition: the trained range."""
+
+
+def latent_mode(mode: np.ndarray, stride: int) -> np.ndarray:
+    """Speaking or listening per latent frame: what most of its video frames are."""
+    later = mode[1:].reshape(-1, stride).mean(1) >= 0.5
+    return np.concatenate([mode[:1], later.astype(mode.dtype)]).astype(np.int32)
+
+
+class VideoEncoder:
+    """Encodes whole clips with one VAE and one audio front end; compiled once per clip length."""
+
+    def __init__(self, vae: VAE, front_end: AudioFrontEnd, reference_frames: int):
+        self.vae, self.front_end = vae, front_end
+        self._encode = jax.jit(lambda vae, video: vae.encode(video))
+        self._reference = jax.jit(lambda vae, picture: reference_latents(vae, picture, reference_frames))
+
+    def __call__(self, clip: Clip) -> EncodedVideo:
+        """The encoded clip; latents as float16."""
+        frames = to_signed(clip.frames)[None]
+        size, stride = clip.frames.shape[1:3], self.vae.config.spatial_stride
+        grid = (size[0] // stride, size[1] // stride)
+        return EncodedVideo(
+            latents=np.asarray(self._encode(self.vae, frames)[0], np.float16),
+            reference=np.asarray(self._reference(self.vae, frames[:, 0])[0], np.float16),
+            audio_tokens=self.front_end.tokens(clip.audio).astype(np.float16),
+            mode=latent_mode(clip.mode, self.vae.config.temporal_stride),
+            face_mask=np.asarray(face_mask(jnp.asarray([clip.face_box]), size, grid)[0]),
+        )
+
+
+def digest(vae: VAE, config: EncodedConfig) -> str:
+    """A short digest of the VAE's weights and the choice of videos."""
+    state = hashlib.sha256(json.dumps([dataclasses.asdict(config), repr(vae.config)]).encode())
+    for leaf in jax.tree.leaves(vae):
+        state.update(np.ascontiguousarray(leaf).tobytes())
+    return state.hexdigest()[:12]
+
+
+def _write(path: Path, videos: list[EncodedVideo]) -> None:
+    stacked = {name: np.stack([getattr(video, name) for video in videos]) for name in FIELDS}
+    partial = path.with_suffix(".partial")
+    safetensors.numpy.save_file(stacked, partial)
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> list[EncodedVideo]:
+    stacked = safetensors.numpy.load_file(path)
+    count = len(stacked["latents"])
+    return [EncodedVideo(**{name: stacked[name][index] for name in FIELDS}) for index in range(count)]
+
+
+def encoded_videos(
+    vae: VAE, front_end: AudioFrontEnd, config: EncodedConfig, folder: Path, *, per_shard: int = 20
+) -> list[EncodedVideo]:
+    """All videos of a config, from the cache in ``folder`` or made now with a progress bar."""
+    folder = folder / f"{config.split}-{digest(vae, config)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    world = PuppetWorld(seed=config.seed, split=config.split, size=config.size)
+    encoder = VideoEncoder(vae, front_end, config.reference_frames)
+    videos: list[EncodedVideo] = []
+    with (
+        tqdm(total=config.count, desc=f"encoding {config.split} videos", unit="video") as bar,
+        concurrent.futures.ThreadPoolExecutor(1) as ahead,
+    ):
+        for start in range(0, config.count, per_shard):
+            path = folder / f"{start:06d}.safetensors"
+            indices = range(start, min(start + per_shard, config.count))
+            if not path.exists():
+                pending = ahead.submit(world.clip, indices[0], config.seconds)
+                made = []
+                for index in indices:
+                    clip = pending.result()
+                    if index + 1 < indices.stop:
+                        pending = ahead.submit(world.clip, index + 1, config.seconds)
+                    made.append(encoder(clip))
+                _write(path, made)
+            videos += _read(path)
+            bar.update(len(indices))
+    return videos

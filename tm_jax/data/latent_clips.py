@@ -1,0 +1,127 @@
+"""Training clips of latents: a video is encoded once, whole, and clips are cut from it afterwards.
+
+A clip is C₀, the chunk that begins with the reference picture, then consecutive chunks from anywhere
+later in the same video (METHOD §6):
+
+    video   | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |10 |11 | …      chunks of 3 latent frames
+    clip    | 0 |               | 5 | 6 | 7 | 8 | 9 |10 |            gap 4; re-indexed to RoPE 0 … 20
+"""
+
+import dataclasses
+
+import grain
+import numpy as np
+from jaxtyping import Float, Int
+
+from tm_jax.models.audio_adapter import window_indices
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """How training clips are cut from encoded videos."""
+
+    chunk: int = 3
+    """Latent frames a chunk."""
+    chunks: int = 7
+    """Chunks a clip, the first one included."""
+    contiguous: float = 0.5
+    """Probability that the clip is taken without a gap."""
+    audio_left: int = 8
+    """Audio tokens a latent frame sees before its own eight."""
+    audio_lookahead: int = 0
+    """Audio tokens a latent frame sees after its own eight."""
+    text_length: int = 4
+    text_width: int = 16
+    """Shape of the text tokens, which are zeros where a world has no prompts."""
+
+    def __post_init__(self):
+        if not 0 <= self.contiguous <= 1:
+            raise ValueError(f"contiguous {self.contiguous}: a probability lies in 0 … 1")
+
+    @property
+    def frames(self) -> int:
+        """Latent frames a clip."""
+        return self.chunk * self.chunks
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedVideo:
+    """One whole video, encoded: what clips are cut from."""
+
+    latents: Float[np.ndarray, "f h w c"]
+    reference: Float[np.ndarray, "trained_f h w c"]
+    """VAE latents of the reference picture followed by mid-grey."""
+    audio_tokens: Float[np.ndarray, "l d"]
+    mode: Int[np.ndarray, " f"]
+    face_mask: Float[np.ndarray, "h w"]
+
+
+def gather_tokens(
+    tokens: Float[np.ndarray, "l d"], indices: Int[np.ndarray, "f a"]
+) -> Float[np.ndarray, "f a d"]:
+    """Tokens at these indices, zeros where the index lies outside."""
+    inside = (indices >= 0) & (indices < len(tokens))
+    return np.where(inside[..., None], tokens[np.clip(indices, 0, len(tokens) - 1)], 0)
+
+
+def conditioning_arrays(
+    video: EncodedVideo, frames: Int[np.ndarray, " f"], config: ClipConfig
+) -> dict[str, np.ndarray]:
+    """The members of a Conditioning for these absolute latent frames of a video, without a batch axis."""
+    reference = np.asarray(video.reference, np.float32)
+    mask = np.zeros((*reference.shape[:-1], 4), np.float32)
+    mask[0] = 1
+    windows = window_indices(frames, left=config.audio_left, lookahead=config.audio_lookahead)
+    return {
+        "text_tokens": np.zeros((config.text_length, config.text_width), np.float32),
+        "image_tokens": reference[0].reshape(-1, reference.shape[-1]),
+        "condition": np.concatenate([mask, reference], -1),
+        "audio_tokens": gather_tokens(video.audio_tokens, windows).astype(np.float32),
+        "audio_keep": np.ones(len(frames), np.float32),
+        "face_mask": np.asarray(video.face_mask, np.float32),
+        "mode": np.asarray(video.mode)[frames].astype(np.int32),
+    }
+
+
+def clip_frames(video_frames: int, config: ClipConfig, rng: np.random.Generator) -> Int[np.ndarray, " f"]:
+    """Absolute latent frames of one clip of a video.
+
+    Raises:
+        ValueError: the video is shorter than a clip.
+    """
+    last = video_frames // config.chunk - (config.chunks - 1)
+    if last < 1:
+        raise ValueError(f"a clip takes {config.frames} latent frames but the video has {video_frames}")
+    first = 1 if rng.random() < config.contiguous else int(rng.integers(1, last + 1))
+    later = np.arange(first * config.chunk, (first + config.chunks - 1) * config.chunk)
+    return np.concatenate([np.arange(config.chunk), later])
+
+
+class LatentClips(grain.transforms.RandomMap):
+    """Cuts one random clip out of an encoded video: {"latents", "conditioning": {…}}."""
+
+    def __init__(self, config: ClipConfig):
+        self.config = config
+
+    def random_map(self, element: EncodedVideo, rng: np.random.Generator) -> dict:
+        """One clip of the video, its place drawn from rng."""
+        frames = clip_frames(len(element.latents), self.config, rng)
+        return {
+            "latents": np.asarray(element.latents)[frames].astype(np.float32),
+            "conditioning": conditioning_arrays(element, frames, self.config),
+        }
+
+
+class WholeVideos(grain.transforms.Map):
+    """The whole video from its start, cut to a number of chunks: what a long stream is trained on."""
+
+    def __init__(self, config: ClipConfig, chunks: int):
+        self.config, self.chunks = config, chunks
+
+    def map(self, element: EncodedVideo) -> dict:
+        """The conditioning of the video's first chunks; its condition holds the trained range of frames."""
+        return {
+            "conditioning": conditioning_arrays(
+                element, np.arange(self.chunks * self.config.chunk), self.config
+            )
+        }

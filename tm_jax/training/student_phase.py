@@ -1,0 +1,339 @@
+"""Phase 3 as the loop runs it: the bidirectional teacher is distilled into the sparse causal student.
+
+    steps 0 … warmup-1     regression alone: cached teacher samples at σ = 1, real clips later
+    from then on           critic every step; student every ``critic_per_student``-th, DMD + regression
+
+The student's clips are its own (parallel masked passes over fresh noise), now and then the end of a
+long stream with pinned positions, or start from a noised real clip.  Only the last of the student's
+passes carries gradient, and which pass is last is drawn for each step.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import chex
+import flax.struct
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tm_jax.data.encoded_videos import EncodedConfig, digest, encoded_videos
+from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, LatentClips, conditioning_arrays
+from tm_jax.diffusion.flow import add_noise, clean_from_velocity
+from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.rollout import (
+    RolloutConfig,
+    chunk_steps,
+    init_stream,
+    make_reference,
+    parallel_steps,
+)
+from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.log_mel import LogMel
+from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.nn.masks import SparseCausal, positions
+from tm_jax.pretrained.weights import load_model, save_model
+from tm_jax.training.dmd import (
+    DistillationLoss,
+    critic_loss,
+    distribution_matching_loss,
+    regression_loss,
+    score_gap,
+)
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.ode_pairs import OdePairs, PairsConfig, batch_conditioning, make_pairs
+from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.previews import write_preview
+from tm_jax.training.state import TrainState
+from tm_jax.types import Conditioning, Latents
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentExperiment:
+    """Everything that decides a distillation."""
+
+    loop: LoopConfig
+    model: DiTConfig
+    vae: Path
+    """Weights of the VAE."""
+    teacher: Path
+    """Weights of the teacher; student and critic start from them."""
+    rollout: RolloutConfig = RolloutConfig()
+    loss: DistillationLoss = DistillationLoss()
+    warmup: int = 300
+    """Steps of regression alone."""
+    critic_per_student: int = 5
+    """Critic updates for each update of the student."""
+    real_start: float = 0.25
+    """Probability that a student step at σ < 1 starts from a noised real clip, not from the student's own."""
+    exit_first: float = 0.25
+    """Probability that the DMD loss is applied to the estimate of the first pass, at σ = 1."""
+    long_every: int = 4
+    """Every how many student updates the clip is the end of a long stream; 0 for never."""
+    long_chunks: int = 14
+    """Chunks of a long stream."""
+    optim: OptimConfig = OptimConfig()
+    """The student's optimizer after the warm-up."""
+    warmup_optim: OptimConfig = OptimConfig()
+    """The student's optimizer in the warm-up; only its learning rate may differ from ``optim``'s."""
+    critic_optim: OptimConfig = OptimConfig()
+    clip: ClipConfig = ClipConfig()
+    videos: EncodedConfig = EncodedConfig()
+    pairs: PairsConfig = PairsConfig()
+    cache: Path = Path("cache")
+    """Folder of encoded videos and of the teacher's samples."""
+    ema: float = 0.99
+    """Decay of the average of the student's parameters that is shipped."""
+
+    def __post_init__(self):
+        if self.long_every and self.long_chunks < self.clip.chunks:
+            raise ValueError(
+                f"long_chunks {self.long_chunks}: a stream holds at least {self.clip.chunks} chunks"
+            )
+        if dataclasses.replace(self.warmup_optim, lr=self.optim.lr) != self.optim:
+            raise ValueError("warmup_optim and optim may differ in lr alone: they share one optimizer state")
+
+    def build(self) -> "StudentPhase":
+        """The phase that the loop runs."""
+        return StudentPhase(self)
+
+
+@flax.struct.dataclass
+class DistillationState:
+    """Student and critic in training; the teacher never changes."""
+
+    student: TrainState
+    critic: TrainState
+
+
+class PairedClips(grain.transforms.RandomMap):
+    """Adds to an encoded video's clip a cached pair and the start of the video as a long stream."""
+
+    def __init__(self, config: StudentExperiment, videos: list[EncodedVideo], pairs: OdePairs):
+        self.config, self.videos, self.pairs = config, videos, pairs
+        self.clips = LatentClips(config.clip)
+
+    def random_map(self, element: EncodedVideo, rng: np.random.Generator) -> dict:
+        """{"clip": {…}, "pair": {…}, "stream": {…}}."""
+        row = int(rng.integers(len(self.pairs.video)))
+        frames = np.arange(self.config.long_chunks * self.config.clip.chunk)
+        return {
+            "clip": self.clips.random_map(element, rng),
+            "pair": self.pairs.element(row, self.videos, self.config.clip),
+            "stream": {"conditioning": conditioning_arrays(element, frames, self.config.clip)},
+        }
+
+
+class StudentPhase:
+    """Distillation; the loop's Phase."""
+
+    def __init__(self, config: StudentExperiment):
+        self.config = config
+        self.warmup_tx = make_optimizer(config.warmup_optim)
+        self.tx = make_optimizer(config.optim)
+        self.critic_tx = make_optimizer(config.critic_optim)
+        self.teacher = load_model(config.teacher, DiT, DiTConfig, expect=config.model)
+        once = lambda function, **options: jax.jit(chex.assert_max_traces(function, n=1), **options)
+        self._warm = once(self._warmup_update, donate_argnums=0)
+        self._critic = once(self._critic_update, donate_argnums=0)
+        self._generate = {
+            (exit_step, start): once(self._student_update(exit_step, start), donate_argnums=0)
+            for exit_step in range(config.rollout.steps)
+            for start in ("own", "real", "long")
+        }
+        self._rollout = jax.jit(
+            lambda model, conditioning, noises: parallel_steps(model, config.rollout, conditioning, noises)[1]
+        )
+
+    def init(self, key: jax.Array) -> DistillationState:
+        """Student and critic, both as copies of the teacher."""
+        keys = jax.random.split(key)
+        copy = lambda: jax.tree.map(jnp.copy, self.teacher)
+        return DistillationState(
+            TrainState.create(copy(), self.tx, keys[0]),
+            TrainState.create(copy(), self.critic_tx, keys[1]),
+        )
+
+    def step(
+        self, state: DistillationState, batch: dict, index: int
+    ) -> tuple[DistillationState, dict[str, jax.Array]]:
+        """One step: warm-up, or a critic update and, in its turn, a student update."""
+        config = self.config
+        if index < config.warmup:
+            return self._warm(state, batch)
+        if index == config.warmup:
+            self.save_baseline(state)
+        state, metrics = self._critic(state, batch)
+        turn, rest = divmod(index - config.warmup, config.critic_per_student)
+        if rest == config.critic_per_student - 1:
+            draw = np.random.default_rng((config.loop.seed, index))
+            exit_step = 0 if draw.random() < config.exit_first else config.rollout.steps - 1
+            start = "real" if exit_step and draw.random() < config.real_start else "own"
+            if config.long_every and turn % config.long_every == config.long_every - 1:
+                start = "long"
+            state, student_metrics = self._generate[exit_step, start](state, self.teacher, batch)
+            metrics |= student_metrics
+        return state, metrics
+
+    def _regression(self, student: DiT, batch: dict, key: jax.Array) -> jax.Array:
+        pair, clip = batch["pair"], batch["clip"]
+        return regression_loss(
+            student,
+            self.config.rollout,
+            (pair["noise"], pair["clean"], Conditioning(**pair["conditioning"])),
+            (clip["latents"], Conditioning(**clip["conditioning"])),
+            key,
+        )
+
+    def _warmup_update(self, state: DistillationState, batch: dict):
+        student = state.student
+        loss, gradients = jax.value_and_grad(self._regression)(student.model, batch, student.draw())
+        return state.replace(student=student.apply(gradients, self.warmup_tx, self.config.ema)), {
+            "loss": loss
+        }
+
+    def save_baseline(self, state: DistillationState) -> None:
+        """The warmed-up student, kept beside the run as a baseline for the evaluation."""
+        path = self.config.loop.folder / "warmup.safetensors"
+        save_model(path, state.student.ema, self.config.model)
+
+    def _own_clip(self, student: DiT, clip: dict, key: jax.Array) -> tuple[list[Latents], Latents]:
+        shape = (self.config.rollout.steps, *clip["latents"].shape)
+        noises = jax.random.normal(key, shape, clip["latents"].dtype)
+        return parallel_steps(student, self.config.rollout, Conditioning(**clip["conditioning"]), noises)
+
+    def _critic_update(self, state: DistillationState, batch: dict):
+        clip_key, loss_key = jax.random.split(state.critic.draw())
+        _, clean = self._own_clip(state.student.model, batch["clip"], clip_key)
+        conditioning = Conditioning(**batch["clip"]["conditioning"])
+        loss, gradients = jax.value_and_grad(critic_loss)(
+            state.critic.model, clean, conditioning, loss_key, self.config.loss
+        )
+        critic = state.critic.apply(gradients, self.critic_tx, self.config.ema)
+        return state.replace(critic=critic), {"loss": loss, "critic_loss": loss}
+
+    def _student_update(self, exit_step: int, start: str) -> Any:
+        """The update whose DMD loss is applied to the pass ``exit_step`` of a clip from ``start``."""
+        config, sigma = self.config, self.config.rollout.sigmas[exit_step]
+        draw_input = {"own": self._own_input, "real": self._real_input, "long": self._long_input}[start]
+
+        def update(state: DistillationState, teacher: DiT, batch: dict):
+            keys = jax.random.split(state.student.draw(), 3)
+            frozen = state.student.model
+            given, conditioning, estimate = draw_input(frozen, batch, exit_step, sigma, keys[0])
+            given = jax.lax.stop_gradient(given)
+
+            def loss_of(student: DiT):
+                clean = estimate(student, given)
+                gap = score_gap(
+                    jax.lax.stop_gradient(clean),
+                    teacher,
+                    state.critic.model,
+                    conditioning,
+                    keys[1],
+                    config.loss,
+                )
+                matching = distribution_matching_loss(clean, jax.lax.stop_gradient(gap))
+                regression = self._regression(student, batch, keys[2])
+                metrics = {"dmd_loss": matching, "regression_loss": regression}
+                return config.loss.dmd * matching + config.loss.regression * regression, metrics
+
+            gradients, metrics = jax.grad(loss_of, has_aux=True)(state.student.model)
+            student = state.student.apply(gradients, self.tx, config.ema)
+            return state.replace(student=student), metrics
+
+        return update
+
+    def _masked_estimate(self, conditioning: Conditioning, sigma: float, places=None, context=None):
+        options = {
+            "pattern": SparseCausal(self.config.rollout.chunk),
+            "chunk_indices": places,
+            "context": context,
+        }
+
+        def estimate(student: DiT, given: Latents) -> Latents:
+            level = jnp.full(given.shape[:1], sigma, jnp.float32)
+            return clean_from_velocity(given, student(given, level, conditioning, **options), level)
+
+        return estimate
+
+    def _own_input(self, student: DiT, batch: dict, exit_step: int, sigma: float, key: jax.Array):
+        given, _ = self._own_clip(student, batch["clip"], key)
+        conditioning = Conditioning(**batch["clip"]["conditioning"])
+        return given[exit_step], conditioning, self._masked_estimate(conditioning, sigma)
+
+    def _real_input(self, student: DiT, batch: dict, exit_step: int, sigma: float, key: jax.Array):
+        clean = batch["clip"]["latents"]
+        level = jnp.full(clean.shape[:1], sigma, jnp.float32)
+        given = add_noise(clean, jax.random.normal(key, clean.shape, clean.dtype), level)
+        conditioning = Conditioning(**batch["clip"]["conditioning"])
+        return given, conditioning, self._masked_estimate(conditioning, sigma)
+
+    def _long_input(self, student: DiT, batch: dict, exit_step: int, sigma: float, key: jax.Array):
+        """The end of a long stream: C₀ and the last chunks, at the positions where they were streamed.
+
+        The chunks are denoised again, with gradient, from what they were given; the first of the last
+        ones reads the very K/V of its predecessor that the stream held, without gradient.
+        """
+        rollout, count, last = self.config.rollout, self.config.long_chunks, self.config.clip.chunks - 1
+        size, shape = rollout.chunk, batch["clip"]["latents"].shape
+        whole = Conditioning(**batch["stream"]["conditioning"])
+        reference = make_reference(student, whole)
+        noises = jax.random.normal(key, (count, rollout.steps, shape[0], size, *shape[2:]))
+        chunked = lambda x: jnp.moveaxis(x.reshape(shape[0], count, size, *x.shape[2:]), 1, 0)
+        timed = {name: chunked(getattr(whole, name)) for name in ("audio_tokens", "audio_keep", "mode")}
+
+        def advance(state, inputs):
+            noise, frames = inputs
+            here = whole.replace(condition=whole.condition[:, :size], **frames)
+            given, _, following = chunk_steps(student, rollout, reference, state, noise, here)
+            return following, given[exit_step]
+
+        state = init_stream(student, rollout, reference)
+        inputs = (noises, timed)
+        state, early = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[:-last], inputs))
+        context = state.contexts[exit_step]
+        _, late = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[-last:], inputs))
+        given = jnp.moveaxis(jnp.concatenate([early[:1], late]), 0, 1).reshape(shape)
+        places = np.array([0, *range(count - last, count)])
+        trained = student.config.trained_frames
+        frames = positions(places, "current", chunk=size, trained_frames=trained).reshape(-1)
+        cut = lambda x: jnp.concatenate([x[:, :size], x[:, -last * size :]], axis=1)
+        conditioning = whole.replace(**{name: cut(getattr(whole, name)) for name in timed})
+        pinned = conditioning.replace(condition=jnp.take(whole.condition, frames, axis=1))
+        return given, conditioning, self._masked_estimate(pinned, sigma, places, context)
+
+    def _videos(self) -> tuple[VAE, list[EncodedVideo]]:
+        vae = load_model(self.config.vae, VAE, VAEConfig)
+        return vae, encoded_videos(vae, LogMel(), self.config.videos, self.config.cache)
+
+    def dataset(self) -> grain.MapDataset:
+        """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
+        config = self.config
+        vae, videos = self._videos()
+        tag = digest(self.teacher, config.pairs) + "-" + digest(vae, config.videos)
+        pairs = make_pairs(self.teacher, videos, config.clip, config.pairs, config.cache / f"pairs-{tag}")
+        source = grain.MapDataset.source(videos).seed(config.loop.seed)
+        return source.random_map(PairedClips(config, videos, pairs))
+
+    def preview(self, state: DistillationState, folder: Path, index: int) -> dict[str, float]:
+        """The student's clips of two held-out characters beside the true ones."""
+        config = self.config
+        vae = load_model(config.vae, VAE, VAEConfig)
+        heldout = dataclasses.replace(config.videos, split="heldout", count=2)
+        videos = encoded_videos(vae, LogMel(), heldout, config.cache)
+        frames = np.arange(config.clip.frames)
+        conditioning = batch_conditioning(
+            [conditioning_arrays(video, frames, config.clip) for video in videos]
+        )
+        true = jnp.stack([jnp.asarray(video.latents[frames], jnp.float32) for video in videos])
+        noises = np.stack([stream_noise(0, 0, step, true.shape) for step in range(config.rollout.steps)])
+        clean = self._rollout(state.student.ema, conditioning, noises)
+        write_preview(vae, {"true": true, "student": clean}, folder / f"{index:06d}")
+        return {"preview_error": float(jnp.mean(jnp.square(clean - true)))}
+
+    def weights(self, state: DistillationState) -> DiT:
+        """The averaged student."""
+        return state.student.ema

@@ -1,0 +1,110 @@
+"""Phase 2 as the loop runs it: the audio-conditioned teacher on encoded videos."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import chex
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tm_jax.data.encoded_videos import EncodedConfig, encoded_videos
+from tm_jax.data.latent_clips import ClipConfig, LatentClips, conditioning_arrays
+from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.sampler import SamplerConfig, sample
+from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.log_mel import LogMel
+from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.nn.masks import Bidirectional
+from tm_jax.pretrained.weights import load_model
+from tm_jax.training.flow_matching import FlowMatchingLoss, flow_matching_loss
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.ode_pairs import batch_conditioning
+from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.previews import write_preview
+from tm_jax.training.state import TrainState
+from tm_jax.types import Conditioning
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherExperiment:
+    """Everything that decides a teacher's training."""
+
+    loop: LoopConfig
+    model: DiTConfig
+    vae: Path
+    """Weights of the VAE whose latents the teacher learns."""
+    optim: OptimConfig = OptimConfig()
+    loss: FlowMatchingLoss = FlowMatchingLoss()
+    clip: ClipConfig = ClipConfig()
+    videos: EncodedConfig = EncodedConfig()
+    cache: Path = Path("cache")
+    """Folder of encoded videos."""
+    ema: float = 0.999
+    """Decay of the average of the parameters that is shipped."""
+    sampler: SamplerConfig = SamplerConfig()
+    """How previews are sampled."""
+
+    def build(self) -> "TeacherPhase":
+        """The phase that the loop runs."""
+        return TeacherPhase(self)
+
+
+class TeacherPhase:
+    """Flow matching; the loop's Phase."""
+
+    def __init__(self, config: TeacherExperiment):
+        self.config = config
+        self.tx = make_optimizer(config.optim)
+        self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
+        self._sample = jax.jit(partial(sample, config=config.sampler, pattern=Bidirectional()))
+
+    def init(self, key: jax.Array) -> TrainState:
+        """A fresh teacher."""
+        weights, draws = jax.random.split(key)
+        return TrainState.create(DiT(self.config.model, rngs=nnx.Rngs(weights)), self.tx, draws)
+
+    def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
+        loss, gradients = jax.value_and_grad(flow_matching_loss)(
+            state.model,
+            batch["latents"],
+            Conditioning(**batch["conditioning"]),
+            state.draw(),
+            self.config.loss,
+            pattern=Bidirectional(),
+        )
+        return state.apply(gradients, self.tx, self.config.ema), {"loss": loss}
+
+    def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update."""
+        return self._step(state, batch)
+
+    def dataset(self) -> grain.MapDataset:
+        """Random clips of the encoded videos."""
+        config = self.config
+        vae = load_model(config.vae, VAE, VAEConfig)
+        videos = encoded_videos(vae, LogMel(), config.videos, config.cache)
+        return grain.MapDataset.source(videos).seed(config.loop.seed).random_map(LatentClips(config.clip))
+
+    def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
+        """Sampled clips of two held-out characters beside the true ones."""
+        config = self.config
+        vae = load_model(config.vae, VAE, VAEConfig)
+        heldout = dataclasses.replace(config.videos, split="heldout", count=2)
+        videos = encoded_videos(vae, LogMel(), heldout, config.cache)
+        frames = np.arange(config.clip.frames)
+        conditioning = batch_conditioning(
+            [conditioning_arrays(video, frames, config.clip) for video in videos]
+        )
+        true = jnp.stack([jnp.asarray(video.latents[frames], jnp.float32) for video in videos])
+        noise = np.stack([stream_noise(0, row, 0, true.shape[1:]) for row in range(len(videos))])
+        sampled = self._sample(state.ema, conditioning, noise)
+        write_preview(vae, {"true": true, "sampled": sampled}, folder / f"{index:06d}")
+        return {"preview_error": float(jnp.mean(jnp.square(sampled - true)))}
+
+    def weights(self, state: TrainState) -> DiT:
+        """The averaged teacher."""
+        return state.ema
