@@ -20,8 +20,10 @@ from jaxtyping import Array, Float, Shaped
 from tm_jax.types import InputError
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "tiny_reader.safetensors"
-TRACKS = ("opening", "width", "eyes", "gaze_x", "gaze_y", "head_x", "head_y", "head_angle")
-HEAD = ("head_x", "head_y", "head_angle")
+TRACKS = ("opening", "width", "eyes", "gaze_x", "gaze_y", "x", "y", "angle", "yaw", "pitch")
+"""Opening 0 … 1, width −1 … 1, eyes 0 shut … 1 open, gaze −1 … 1, place of the head in half pictures, its
+angle in radians, its turn −1 … 1."""
+HEAD = ("x", "y", "angle")
 EYES = ("eyes", "gaze_x", "gaze_y")
 
 
@@ -31,13 +33,13 @@ class ReaderConfig:
 
     size: int = 64
     """Side to which frames are averaged down before reading."""
-    channels: tuple[int, int, int] = (32, 64, 96)
+    channels: tuple[int, int, int] = (24, 48, 96)
     """Channels at a half, a quarter and an eighth of that size."""
     hidden: int = 128
     """Width of the layer from which the tracks are read."""
-    identity: int = 32
+    identity: int = 48
     """Numbers in the embedding of who it is."""
-    traits: int = 16
+    traits: int = 40
     """Traits of the identity that the embedding is trained to tell."""
     track_mean: tuple[float, ...] = (0.0,) * len(TRACKS)
     """Mean of each track over the training frames."""
