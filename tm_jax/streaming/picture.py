@@ -1,0 +1,106 @@
+"""The reference picture: whatever a user has, as the model's square of RGB.
+
+Transparency is laid over mid-grey, the value that the image-to-video condition calls empty.
+"""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from tm_jax.streaming.video import check_file
+from tm_jax.types import InputError
+
+SMALLEST_SIDE = 16
+FACE_SHARE = 0.55
+
+Box = tuple[float, float, float, float]
+
+
+def load_picture(
+    path: str | os.PathLike, size: int | tuple[int, int], face_box: Box | None = None
+) -> UInt8[np.ndarray, "y x 3"]:
+    """A picture as RGB of the model's size, cropped to its aspect and resampled.
+
+    Upright by its EXIF tag; RGBA, palette, grey, CMYK and 16-bit pictures are converted; of an animation the
+    first frame is taken.
+
+    Args:
+      size: side of the model's square, or (height, width).
+      face_box: (y0, x0, y1, x1) in pixels of the upright picture; the crop is then laid round the face
+        instead of in the middle.
+
+    Raises:
+      InputError: missing, empty, foreign or truncated file, fewer than 16 pixels on a side, values that are
+        no numbers, or a face box outside the picture.
+    """
+    path = Path(path)
+    check_file(path, "picture")
+    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        with Image.open(path) as file:
+            file.load()
+            picture = _rgb(ImageOps.exif_transpose(file), path)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"The picture {path} is larger than 179 megapixels: scale it down.") from error
+    except (OSError, SyntaxError, EOFError, ValueError, struct.error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"The picture {path} is no image, or it is truncated or damaged: export it again as PNG or JPEG."
+        ) from error
+    if min(picture.size) < SMALLEST_SIDE:
+        raise InputError(
+            f"The picture {path} has {picture.width}×{picture.height} pixels: give one of at least "
+            f"{SMALLEST_SIDE}×{SMALLEST_SIDE}."
+        )
+    if face_box is not None:
+        y0, x0, y1, x1 = face_box
+        if not (0 <= y0 < y1 <= picture.height and 0 <= x0 < x1 <= picture.width):
+            raise InputError(
+                f"The face box {face_box} lies outside the picture {path} "
+                f"of {picture.width}×{picture.height} pixels: give y0,x0,y1,x1 within it."
+            )
+    top, left, bottom, right = crop_window((picture.height, picture.width), (height, width), face_box)
+    resized = picture.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+    return np.asarray(resized, np.uint8)
+
+
+def crop_window(picture: tuple[int, int], target: tuple[int, int], face_box: Box | None = None) -> Box:
+    """The part (y0, x0, y1, x1) of a (height, width) picture that has the target's aspect.
+
+    The largest one in the middle; with a face box, one round the face's centre in which the face takes
+    about half of the height, moved and shrunk to lie inside the picture.
+    """
+    aspect = target[1] / target[0]
+    height = min(picture[0], picture[1] / aspect)
+    centre = (picture[0] / 2, picture[1] / 2)
+    if face_box is not None:
+        y0, x0, y1, x1 = face_box
+        height = min(height, max(y1 - y0, (x1 - x0) / aspect) / FACE_SHARE)
+        centre = ((y0 + y1) / 2, (x0 + x1) / 2)
+    width = height * aspect
+    top = min(max(centre[0] - height / 2, 0.0), picture[0] - height)
+    left = min(max(centre[1] - width / 2, 0.0), picture[1] - width)
+    return top, left, min(top + height, picture[0]), min(left + width, picture[1])
+
+
+def _rgb(picture: Image.Image, path: Path) -> Image.Image:
+    """Eight-bit RGB from any of Pillow's modes."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, np.float64)
+        if not np.isfinite(values).all():
+            raise InputError(f"The picture {path} holds values that are not numbers: export it again.")
+        # Deep pictures do not say where white is: 16 bits, or the unit interval of floats, or 8 bits.
+        deep = picture.mode.startswith("I;16") or values.max() > 255
+        white = 65535.0 if deep else (1.0 if picture.mode == "F" and values.max() <= 1 else 255.0)
+        grey = np.clip(values / white * 255.0, 0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey, "L").convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, (128, 128, 128, 255))
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return picture.convert("RGB")
