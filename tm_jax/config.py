@@ -148,6 +148,10 @@ def _member(members: tuple, data: Any) -> Any:
                 return member
         elif isinstance(member, type) and type(data) is member:
             return member
+    # JSON writes paths as strings, and may write a float without its point.
+    for written, member in ((str, Path), (int, float)):
+        if type(data) is written and member in members:
+            return member
     return Any
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -121,16 +122,22 @@ def straight(tmp_path_factory):
     return folder, run(folder, 4)
 
 
-def test_two_steps_and_a_restart_and_two_more_equal_four_bit_for_bit(straight, tmp_path):
-    run(tmp_path, 2)
-    resumed = run(tmp_path, 4)
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """The folder of a run that ended after two steps."""
+    folder = tmp_path_factory.mktemp("half")
+    run(folder, 2)
+    return folder
+
+
+def test_two_steps_and_a_restart_and_two_more_equal_four_bit_for_bit(straight, half, tmp_path):
+    resumed = run(shutil.copytree(half, tmp_path / "run"), 4)
     for ours, theirs in zip(numbers(resumed), numbers(straight[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_resumes_on_a_mesh_of_another_shape(straight, tmp_path):
-    run(tmp_path, 2)
-    resumed = run(tmp_path, 4, mesh=MeshConfig(data=4, fsdp=2, tensor=1))
+def test_resumes_on_a_mesh_of_another_shape(straight, half, tmp_path):
+    resumed = run(shutil.copytree(half, tmp_path / "run"), 4, mesh=MeshConfig(data=4, fsdp=2, tensor=1))
     kernel = resumed.model.hidden.kernel[...]
     assert kernel.sharding.mesh.shape == {"data": 4, "fsdp": 2, "tensor": 1}
     assert kernel.addressable_shards[0].data.shape == (2, 8)

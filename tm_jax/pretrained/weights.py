@@ -100,10 +100,12 @@ def save_model(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial, metadata=header)
-        os.replace(partial, path)
+        try:
+            save_file(arrays, partial, metadata=header)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"The weights could not be written to {path}: {error}.") from error
 
 
