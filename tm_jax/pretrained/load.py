@@ -142,7 +142,7 @@ class _Reader:
         self.tensors, self.mapped, self.progress = checkpoint.tensors, mapped, progress
 
     def read(self, parts: Parts, index: Index) -> np.ndarray:
-        """The values of our array at these slices, in float32 unless they are stored in float64."""
+        """The values of our array at these slices, in float32 whatever they are stored in."""
         if parts[0][0] is None:
             return self._one(parts[0][1], parts[0][2], index)
         layers = parts[index[0]]
@@ -204,7 +204,7 @@ def load_pretrained(
         sum(checkpoint.tensors[key].nbytes for _, key, _ in parts)
         * sum(
             math.prod(cut.stop - cut.start for cut in part)
-            for part in local_indices(variables[path].shape, sharding_of[path])
+            for part, _ in local_indices(variables[path].shape, sharding_of[path])
         )
         // math.prod(variables[path].shape)
         for path, parts in made.items()

@@ -46,13 +46,15 @@ def _part(index: Index, dtype: np.dtype, device: jax.Device, read: Read, piece_b
     return part
 
 
-def local_indices(shape: tuple[int, ...], sharding: jax.sharding.Sharding) -> dict[Index, list[jax.Device]]:
+def local_indices(
+    shape: tuple[int, ...], sharding: jax.sharding.Sharding
+) -> list[tuple[Index, list[jax.Device]]]:
     """The distinct parts of an array that this process holds, each with the devices that hold it."""
-    parts: dict[tuple, list[jax.Device]] = {}
+    parts: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = _bounds(index, shape)
         parts.setdefault(tuple((cut.start, cut.stop) for cut in bounds), []).append(device)
-    return {tuple(slice(*cut) for cut in bounds): devices for bounds, devices in parts.items()}
+    return [(tuple(slice(*cut) for cut in bounds), devices) for bounds, devices in parts.items()]
 
 
 def place(
@@ -67,7 +69,7 @@ def place(
     Processes need no communication: each one reads its own parts.
     """
     dtype, arrays = np.dtype(dtype), {}
-    for index, devices in local_indices(shape, sharding).items():
+    for index, devices in local_indices(shape, sharding):
         part = _part(index, dtype, devices[0], read, piece_bytes)
         for device in devices:
             arrays[device] = part if device == devices[0] else jax.device_put(part, device)

@@ -1,0 +1,66 @@
+"""Commands about public weights.
+
+python -m tm_jax.pretrained check DIR_OR_HUB_ID     what it holds and whether it is complete; exit 2 if not
+python -m tm_jax.pretrained measure-loading         a synthetic checkpoint loaded by several processes
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from tm_jax.pretrained.check import check
+from tm_jax.pretrained.hub import resolve
+from tm_jax.types import InputError
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    parts, faults = check(resolve(arguments.source))
+    for part in parts:
+        print(part)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 2 if faults else 0
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    from tm_jax.pretrained.measure import measure
+
+    report = measure(
+        gib=arguments.gib,
+        files=arguments.files,
+        processes=arguments.processes,
+        devices=arguments.devices,
+        dtype=arguments.dtype,
+        folder=arguments.folder,
+    )
+    print(report)
+    return 0 if report.within_bound else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; the exit status is 2 after bad input, told in one sentence."""
+    parser = argparse.ArgumentParser(prog="python -m tm_jax.pretrained", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("check", help="what a folder holds and whether it is complete")
+    command.add_argument("source", help="a folder, a safetensors file or a Hub id")
+    command.set_defaults(run=_check)
+    command = commands.add_parser("measure-loading", help="load a synthetic checkpoint, measure memory")
+    command.add_argument("--gib", type=float, default=3.0, help="size of the checkpoint in GiB")
+    command.add_argument("--files", type=int, default=4, help="files it is split into")
+    command.add_argument("--processes", type=int, default=2, help="processes that load it together")
+    command.add_argument("--devices", type=int, default=8, help="virtual devices of all processes together")
+    command.add_argument("--dtype", choices=("F32", "BF16", "F16"), default="BF16", help="storage type")
+    command.add_argument("--folder", type=Path, default=None, help="where to write it (default: temporary)")
+    command.set_defaults(run=_measure)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=UserWarning)
+    sys.exit(main())
