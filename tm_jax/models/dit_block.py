@@ -6,6 +6,7 @@ three outputs are summed before the output projection.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -25,9 +26,9 @@ HEADS_OUT, HEADS_IN = ("embed", "heads"), ("heads", "embed")
 class Modulation:
     """Shift, scale and gate of one branch, each ``[b 1 d]``, float32."""
 
-    shift: Array
-    scale: Array
-    gate: Array
+    shift: Any
+    scale: Any
+    gate: Any
 
     def apply(self, x: Array, eps: float) -> Array:
         """Layer norm of x, scaled and shifted; float32."""
@@ -36,20 +37,26 @@ class Modulation:
 
 @flax.struct.dataclass
 class CrossKV:
-    """A block's keys and values of text and image: constant while a stream lasts."""
+    """A block's keys and values of text and image, constant while a stream lasts.
 
-    text_keys: Float[Array, "*layers b text n k"]
-    text_values: Float[Array, "*layers b text n k"]
-    image_keys: Float[Array, "*layers b image n k"] | None
-    image_values: Float[Array, "*layers b image n k"] | None
+    Each is [b tokens n k], with an axis of layers in front where all blocks' are held together.
+    """
+
+    text_keys: Any
+    text_values: Any
+    image_keys: Any
+    """None in text-to-video, like the values."""
+    image_values: Any
 
 
 @flax.struct.dataclass
 class Heard:
-    """What cross-attention needs of the audio: tokens [b f a audio_dim], face [b s] (s tokens a frame)."""
+    """What cross-attention needs of the audio."""
 
-    tokens: Array
-    face: Array
+    tokens: Any
+    """[b f a audio_dim]."""
+    face: Any
+    """[b s], the face mask of the s tokens of a frame."""
 
 
 class QKV(nnx.Module):

@@ -6,34 +6,37 @@ step s reads what earlier chunks wrote at step s.  Memory is constant: two chunk
 stream.
 """
 
+from typing import Any
+
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Int
 
 from tm_jax.nn.masks import positions, valid_roles
 
 
 @flax.struct.dataclass
 class ChunkKV:
-    """Keys (before RoPE) and values that one chunk wrote in every layer."""
+    """What one chunk wrote.  (Fields are not type-checked: transforms put shardings and cotangents there.)"""
 
-    keys: Float[Array, "layers b m n k"]
-    values: Float[Array, "layers b m n k"]
+    keys: Any
+    """[layers b m n k], before RoPE, m = g·h·w tokens; without the first axis inside a layer."""
+    values: Any
+    """The same for values."""
 
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys (before RoPE) and values of the first and the previous chunk, as the next chunk reads them.
+    """Keys and values of the first and the previous chunk, and how the next chunk reads them."""
 
-    The token axis holds the m = g·h·w tokens of the first chunk, then those of the previous one.
-    """
-
-    keys: Float[Array, "layers b two_m n k"]
-    values: Float[Array, "layers b two_m n k"]
-    positions: Int[Array, "2 g"]
-    """RoPE frames at which the next chunk reads the first and the previous chunk."""
-    valid: Bool[Array, "2"]
-    """Whether the next chunk may read them: neither at chunk 0, only the first at chunk 1."""
+    keys: Any
+    """[layers b 2m n k], before RoPE: the tokens of the first chunk, then those of the previous one."""
+    values: Any
+    """The same for values."""
+    positions: Any
+    """Int [2 g]: RoPE frames at which the next chunk reads the first and the previous chunk."""
+    valid: Any
+    """Bool [2]: whether the next chunk may read them: neither at chunk 0, only the first at chunk 1."""
 
     def previous(self) -> ChunkKV:
         """The previous chunk's part."""
