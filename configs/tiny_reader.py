@@ -7,11 +7,9 @@ from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.reading import ReaderExperiment
 
-STEPS = 1600
+STEPS = 900
 
 PRESET = ReaderExperiment(
-    loop=LoopConfig(name="tiny_reader", steps=STEPS, batch_size=6, preview_every=400, checkpoint_every=400),
-    optim=OptimConfig(
-        lr=2e-3, warmup_steps=50, schedule="cosine", decay_steps=STEPS - 50, clip=1.0, weight_decay=0.01
-    ),
+    loop=LoopConfig(name="tiny_reader", steps=STEPS, batch_size=6, preview_every=300, checkpoint_every=300),
+    optim=OptimConfig(lr=2e-3, warmup_steps=50, schedule="cosine", decay_steps=STEPS - 50, clip=1.0),
 )

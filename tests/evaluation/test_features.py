@@ -1,6 +1,6 @@
 import numpy as np
 
-from tm_jax.evaluation.features import RealClips, window_features
+from tm_jax.evaluation.features import WINDOW, RealClips, window_features
 
 
 def clips(rng, count=40, speed=1.0, size=1.0):
@@ -12,8 +12,8 @@ def clips(rng, count=40, speed=1.0, size=1.0):
 def test_windows_describe_level_and_change(rng):
     features = clips(rng, 2)
     found = window_features(features)
-    assert found.shape == (6, 48)
-    first = features[0, :51]
+    assert found.shape == (8, 48)
+    first = features[0, :WINDOW]
     change = np.diff(first, axis=0)
     wanted = [*first.mean(0), *first.std(0), *np.abs(change).mean(0), *change.std(0)]
     assert np.allclose(found[0], wanted)
@@ -21,10 +21,10 @@ def test_windows_describe_level_and_change(rng):
 
 
 def test_distance_grows_with_what_is_wrong(rng):
-    real = RealClips.of(clips(rng))
-    same = real.distance(clips(rng))
+    real = RealClips.of([clips(rng)])
+    same = real.distance([clips(rng)])
     jittery = clips(rng) + 0.3 * rng.normal(size=(40, 153, 12))
     frozen = np.repeat(clips(rng)[:, :1], 153, axis=1)
     worse = clips(rng) + 0.6 * rng.normal(size=(40, 153, 12))
-    assert real.distance(frozen) > 3 * same
-    assert real.distance(worse) > real.distance(jittery) > 3 * same
+    assert real.distance([frozen]) > 3 * same
+    assert real.distance([worse]) > real.distance([jittery]) > 3 * same

@@ -1,19 +1,20 @@
 """Clip features and the Fréchet distance between sets of clips.
 
-A window of two seconds is described by the mean and the spread over time of the reader's features and of
-their frame-to-frame differences (how it looks and how it moves).  Two seconds, not a whole clip, so that
+A window of 1.4 seconds is described by the mean and the spread over time of the reader's features and of
+their frame-to-frame differences (how it looks and how it moves).  A window, not a whole clip, so that
 60–100 clips give a few hundred samples; a subspace fitted on real clips brings them down to a size whose
 covariance can be estimated.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from tm_jax.evaluation.statistics import Subspace, frechet_distance
 
-WINDOW = 51
+WINDOW = 36
 
 
 def window_features(
@@ -36,16 +37,16 @@ class RealClips:
     samples: Float[np.ndarray, "windows k"]
 
     @classmethod
-    def of(cls, features: Float[np.ndarray, "n t d"], dimensions: int = 24) -> "RealClips":
-        """From the reader's features of the true clips that are imitated.
+    def of(cls, pieces: Sequence[np.ndarray], dimensions: int = 24) -> "RealClips":
+        """From the reader's features [n t d] of the true clips that are imitated, piece by piece.
 
         The same characters on both sides: the draw of identities then adds nothing to the distance.
         """
-        windows = window_features(features)
+        windows = np.concatenate([window_features(piece) for piece in pieces])
         subspace = Subspace.fit(windows, dimensions)
         return cls(subspace, subspace(windows))
 
-    def distance(self, features: Float[np.ndarray, "n t d"]) -> float:
+    def distance(self, pieces: Sequence[np.ndarray]) -> float:
         """Fréchet distance per dimension: 0 for the same distribution."""
-        samples = self.subspace(window_features(features))
+        samples = self.subspace(np.concatenate([window_features(piece) for piece in pieces]))
         return frechet_distance(samples, self.samples) / samples.shape[1]

@@ -6,6 +6,7 @@ the unsmoothed difference of two readings is mostly the reader's own noise.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -62,18 +63,21 @@ class Border:
         return self.at_border / max(self.inside, 1e-12)
 
 
-def border(frames: Shaped[np.ndarray, "t y x 3"], chunk: int = 3) -> Border:
+def border(frames: Shaped[np.ndarray, "t y x 3"], chunk: int = 3, skip: Sequence[int] = ()) -> Border:
     """Frame differences at the borders of chunks of ``chunk`` latent frames.
 
-    The first chunk holds 4·chunk − 3 pixel frames, every later one 4·chunk.
+    The first chunk holds 4·chunk − 3 pixel frames, every later one 4·chunk.  The step into each frame of
+    ``skip`` counts on neither side.
     """
     steps = np.abs(np.diff(luma(frames), axis=0)).mean((1, 2))
     first_of_chunk = np.arange(4 * chunk - 3, len(frames), 4 * chunk)
     at_border = np.zeros(len(steps), bool)
     at_border[first_of_chunk - 1] = True
-    if not at_border.any() or at_border.all():
+    counted = np.ones(len(steps), bool)
+    counted[np.asarray(skip, int) - 1] = False
+    if not (at_border & counted).any():
         return Border(float("nan"), float("nan"))
-    return Border(float(steps[at_border].mean()), float(steps[~at_border].mean()))
+    return Border(float(steps[at_border & counted].mean()), float(steps[~at_border & counted].mean()))
 
 
 def velocity_energy(track: Float[np.ndarray, "t *k"]) -> float:

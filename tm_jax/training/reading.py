@@ -96,7 +96,7 @@ def draw_poses(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "cou
 def true_tracks(
     motion: Float[np.ndarray, "t motion"], values: dict[str, float]
 ) -> Float32[np.ndarray, "t tracks"]:
-    """What the reader should read from frames of these motions; the head's place includes its resting place."""
+    """What the reader should read from these motions; the head's place includes its resting place."""
     column = lambda name: motion[:, MOTION.index(name)]
     special = {
         "eyes": 1 - column("blink"),
@@ -189,12 +189,10 @@ def reading_loss(
     seen = reader(disturb(frames.reshape(-1, *frames.shape[2:]), key, terms))
     error = jnp.square(seen.tracks.reshape(tracks.shape) - tracks)
     # Where the eyes are shut there is no gaze to read.
-    spread, mean = (
-        jnp.asarray(x)[TRACKS.index("eyes")] for x in (reader.config.track_std, reader.config.track_mean)
-    )
-    openness = jnp.clip(tracks[..., TRACKS.index("eyes")] * spread + mean, 0, 1)
+    eyes = TRACKS.index("eyes")
+    openness = tracks[..., eyes] * reader.config.track_std[eyes] + reader.config.track_mean[eyes]
     gaze = jnp.asarray([name.startswith("gaze") for name in TRACKS])[None, None]
-    error = error * jnp.where(gaze, openness[..., None], 1.0)
+    error = error * jnp.where(gaze, jnp.clip(openness, 0, 1)[..., None], 1.0)
     weight = jnp.asarray([terms.opening if name == "opening" else 1.0 for name in TRACKS])
     each = error.mean((0, 1))
     told = jnp.mean(jnp.square(seen.traits.reshape(people, poses, -1) - traits[:, None]))

@@ -1,0 +1,78 @@
+"""Evaluate on held-out characters: python -m tm_jax.evaluation --what all --out out/evaluation."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tm_jax.types import InputError
+
+_WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Measure models on held-out characters; write JSON, pictures and a table."""
+
+    what: Literal["reader", "vae", "teacher", "student", "drift", "all"] = "all"
+    """Which part to measure; student includes the teacher and the baselines whose weights are there."""
+    clips: int = 60
+    """Held-out clips."""
+    seconds: float = 6.0
+    """Least length of a clip."""
+    minutes: float = 10.0
+    """Length of each long stream (drift)."""
+    out: Path = Path("out/evaluation")
+    """Directory for report.json, report.txt and the pictures."""
+    vae: Path = _WEIGHTS / "tiny_vae.safetensors"
+    """Weights of the VAE."""
+    reader: Path = _WEIGHTS / "tiny_reader.safetensors"
+    """Weights of the reader."""
+    teacher: Path | None = _WEIGHTS / "tiny_teacher.safetensors"
+    """Weights of the teacher, which is also the untrained baseline; left out if the file does not exist."""
+    warmup: Path | None = None
+    """Weights of the student after the warm-up alone."""
+    student: Path = _WEIGHTS / "tiny_student.safetensors"
+    """Weights of the student."""
+    shift: float = 3.0
+    """Timestep shift of the noise levels."""
+    guidance: float = 1.5
+    """Audio guidance of the teacher's sampler."""
+    steps: int = 20
+    """Steps of the teacher's sampler."""
+    student_steps: int = 2
+    """Steps of the student, and of the masked teacher beside it."""
+    chunk: int = 3
+    """Latent frames a chunk."""
+    batch: int = 4
+    """Clips at a time."""
+    size: int = 128
+    """Side of the pictures."""
+    oracle_clips: int = 400
+    """Training sounds that the oracle learns from; 0 leaves the oracle out."""
+    seed: int = 0
+    """Seed of the world and of the noise."""
+
+
+def main() -> int:
+    """Parse, evaluate, print; returns the exit status."""
+    arguments = tyro.cli(Arguments, config=(tyro.conf.AvoidSubcommands,), description=__doc__)
+    try:
+        if arguments.clips < 1 or arguments.seconds < 3:
+            raise InputError(
+                f"--clips {arguments.clips} --seconds {arguments.seconds}: give at least 1 clip of 3 seconds"
+            )
+        # Importing JAX takes seconds: a mistyped flag is answered before.
+        from tm_jax.evaluation.evaluate import evaluate
+
+        evaluate(arguments)
+    except InputError as error:
+        print(f"tm_jax.evaluation: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""What is evaluated: functions from held-out clips to frames.
+
+A generator sees a clip's first frame, sound and mode; only ``Reconstruction``, the VAE's ceiling, sees the
+rest.  The teacher knows 21 latent frames, so a longer clip is sampled in windows [C₀ | six chunks], which it
+was trained on as gapped clips; where two windows meet, head and background may jump, so no measure of
+motion reaches across ``seams``.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from tm_jax.data.encoded_videos import VideoEncoder
+from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
+from tm_jax.data.pixels import to_pixels
+from tm_jax.data.puppets.world import Clip
+from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.rollout import RolloutConfig, generate_chunk, init_stream, make_reference
+from tm_jax.diffusion.sampler import SamplerConfig, sample
+from tm_jax.models.dit import DiT
+from tm_jax.models.log_mel import LogMel
+from tm_jax.models.vae import VAE
+from tm_jax.nn.masks import Bidirectional
+from tm_jax.types import Conditioning
+
+Frames = UInt8[np.ndarray, "b t y x 3"]
+WINDOW_CHUNKS = 7
+"""Chunks of a training clip."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """A batch of held-out clips of equal length, with their latents and conditions."""
+
+    clips: Sequence[Clip]
+    encoded: Sequence[EncodedVideo]
+    seeds: Sequence[int]
+    """Seed of the noise of each clip."""
+
+    @property
+    def frames(self) -> Frames:
+        """The true frames."""
+        return np.stack([clip.frames for clip in self.clips])
+
+    @property
+    def latent_frames(self) -> int:
+        """Length in latents."""
+        return len(self.encoded[0].latents)
+
+
+class Generator(Protocol):
+    """Anything that makes videos for held-out clips, as long as the true ones."""
+
+    def __call__(self, held_out: HeldOut) -> Frames:
+        """One video for each clip."""
+        ...
+
+
+def clip_frames(seconds: float, chunk: int = 3) -> int:
+    """The least number of pixel frames ≥ seconds that teacher windows and student chunks both fill."""
+    chunks = 1
+    while 4 * chunk * chunks - 3 < seconds * 25:
+        chunks += WINDOW_CHUNKS - 1
+    return 4 * chunk * chunks - 3
+
+
+def seams(frames: int, chunk: int = 3) -> list[int]:
+    """The first frames of the teacher's later windows."""
+    window = 4 * chunk * (WINDOW_CHUNKS - 1)
+    return list(range(window + 4 * chunk - 3, frames, window))
+
+
+def with_shuffled_sound(held_out: HeldOut) -> HeldOut:
+    """The same characters, each hearing its neighbour's sound and mode."""
+    others = [*held_out.encoded[1:], held_out.encoded[0]]
+    mixed = [
+        dataclasses.replace(own, audio_tokens=other.audio_tokens, mode=other.mode)
+        for own, other in zip(held_out.encoded, others, strict=True)
+    ]
+    return dataclasses.replace(held_out, encoded=mixed)
+
+
+class Encoder:
+    """Makes HeldOut batches with one VAE."""
+
+    def __init__(self, vae: VAE, reference_frames: int = 21):
+        self._encode = VideoEncoder(vae, LogMel(), reference_frames)
+
+    def __call__(self, clips: Sequence[Clip], seeds: Sequence[int]) -> HeldOut:
+        """Encode clips of 1 + 4k frames."""
+        return HeldOut(clips, [self._encode(clip) for clip in clips], seeds)
+
+
+class Truth:
+    """The true frames themselves."""
+
+    def __call__(self, held_out: HeldOut) -> Frames:
+        """Unchanged."""
+        return held_out.frames
+
+
+class Decoder:
+    """Latents [b f h w c] to frames, chunk by chunk, so that memory does not grow with the length."""
+
+    def __init__(self, vae: VAE, chunk: int = 3):
+        self.vae, self.chunk = vae, chunk
+
+    def stream(self, chunks: Iterator[np.ndarray]) -> Iterator[Frames]:
+        """Frames of each chunk of latents as it comes."""
+        state = None
+        for latents in chunks:
+            video, state = _decode(self.vae, latents, state, first=state is None)
+            yield to_pixels(video)
+
+    def __call__(self, latents: np.ndarray) -> Frames:
+        """All frames of whole clips."""
+        starts = range(0, latents.shape[1], self.chunk)
+        cut = (np.asarray(latents[:, start : start + self.chunk], np.float32) for start in starts)
+        return np.concatenate(list(self.stream(cut)), axis=1)
+
+
+# Jitted once for the module and not in each object: the student and its baselines share one compilation.
+@partial(jax.jit, static_argnames="first")
+def _decode(vae, latents, state, *, first):
+    return vae.decode_chunk(latents, state, first=first)
+
+
+@partial(jax.jit, static_argnames="config")
+def _begin(model, config, conditioning):
+    reference = make_reference(model, conditioning)
+    return reference, init_stream(model, config, reference)
+
+
+_step = jax.jit(generate_chunk, static_argnums=1)
+
+
+class Reconstruction:
+    """The true clip through the VAE: the ceiling of all that is drawn in its latents."""
+
+    def __init__(self, vae: VAE):
+        self._decode = Decoder(vae)
+
+    def __call__(self, held_out: HeldOut) -> Frames:
+        """Decode the true latents."""
+        return self._decode(np.stack([video.latents for video in held_out.encoded]))
+
+
+def _clip_config(model: DiT, chunk: int) -> ClipConfig:
+    config = model.config
+    return ClipConfig(
+        chunk=chunk,
+        audio_left=config.audio_left,
+        audio_lookahead=config.audio_lookahead,
+        text_length=config.text_length,
+        text_width=config.text_width,
+    )
+
+
+def _conditioning(videos: Sequence[EncodedVideo], frames: np.ndarray, config: ClipConfig) -> Conditioning:
+    rows = [conditioning_arrays(video, frames, config) for video in videos]
+    return Conditioning(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def _noise(seeds: Sequence[int], chunk: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack([stream_noise(seed, chunk, step, shape) for seed in seeds])
+
+
+class TeacherSampler:
+    """The bidirectional teacher, window by window."""
+
+    def __init__(self, teacher: DiT, vae: VAE, config: SamplerConfig, chunk: int = 3):
+        self.teacher, self.chunk = teacher, chunk
+        self.clip = _clip_config(teacher, chunk)
+        self._sample = jax.jit(partial(sample, config=config, pattern=Bidirectional()))
+        self._decode = Decoder(vae, chunk)
+
+    def __call__(self, held_out: HeldOut) -> Frames:
+        """Sample every window from the same first chunk of noise, then decode the whole."""
+        size, count = self.chunk, held_out.latent_frames // self.chunk
+        parts = []
+        for start in range(1, count, WINDOW_CHUNKS - 1):
+            chunks = [0, *range(start, start + WINDOW_CHUNKS - 1)]
+            frames = np.concatenate([np.arange(index * size, (index + 1) * size) for index in chunks])
+            shape = (size, *held_out.encoded[0].latents.shape[1:])
+            noise = np.concatenate([_noise(held_out.seeds, index, 0, shape) for index in chunks], axis=1)
+            conditioning = _conditioning(held_out.encoded, frames, self.clip)
+            latents = np.asarray(self._sample(self.teacher, conditioning, noise))
+            parts.append(latents if not parts else latents[:, size:])
+        return self._decode(np.concatenate(parts, axis=1))
+
+
+class Streamer:
+    """A causal model chunk by chunk, as it is served: the student, or a teacher that was never distilled."""
+
+    def __init__(self, model: DiT, vae: VAE, config: RolloutConfig):
+        self.model, self.config = model, config
+        self.clip = _clip_config(model, config.chunk)
+        self._decode = Decoder(vae, config.chunk)
+
+    def latents(
+        self, videos: Sequence[EncodedVideo], seeds: Sequence[int], chunks: int
+    ) -> Iterator[np.ndarray]:
+        """Chunk after chunk of latents [b g h w c], in constant memory."""
+        size = self.config.chunk
+        shape = (size, *videos[0].reference.shape[1:])
+        first = np.arange(size)
+        conditioning = _conditioning(videos, first, self.clip)
+        reference, state = _begin(self.model, self.config, conditioning)
+        for index in range(chunks):
+            inputs = _conditioning(videos, first + index * size, self.clip)
+            noises = np.stack([_noise(seeds, index, step, shape) for step in range(self.config.steps)])
+            latents, state = _step(self.model, self.config, reference, state, noises, inputs)
+            yield np.asarray(latents)
+
+    def frames(self, videos: Sequence[EncodedVideo], seeds: Sequence[int], chunks: int) -> Iterator[Frames]:
+        """The same, decoded."""
+        return self._decode.stream(self.latents(videos, seeds, chunks))
+
+    def __call__(self, held_out: HeldOut) -> Frames:
+        """Whole clips."""
+        chunks = held_out.latent_frames // self.config.chunk
+        return np.concatenate(list(self.frames(held_out.encoded, held_out.seeds, chunks)), axis=1)
