@@ -76,7 +76,7 @@ def _bicubic(n_in: int, n_out: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def preprocess(image: Float[Array, "b y x 3"], size: int = 224) -> Float[Array, "b size size 3"]:
+def preprocess(image: Float[Array | np.ndarray, "b y x 3"], size: int = 224) -> Float[Array, "b size size 3"]:
     """Pictures in [-1, 1] of any size → the encoder's pixels, normalised by CLIP's mean and deviation."""
     _, y, x, _ = image.shape
     if not y or not x:

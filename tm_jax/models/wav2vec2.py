@@ -17,6 +17,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -81,7 +82,10 @@ class Wav2Vec2Config:
 
 
 def normalise(
-    sound: Float[Array, "b s"], skip: Int[Array, " b"] | None = None, *, samples_per_token: int = 320
+    sound: Float[Array | np.ndarray, "b s"],
+    skip: Int[Array | np.ndarray, " b"] | None = None,
+    *,
+    samples_per_token: int = 320,
 ) -> Float[Array, "b s"]:
     """The waveform with zero mean and unit variance, each clip by itself, as the encoder was trained.
 
@@ -89,7 +93,7 @@ def normalise(
     """
     if skip is None:
         skip = jnp.zeros(sound.shape[0], jnp.int32)
-    sound = sound.astype(jnp.float32)
+    sound = jnp.asarray(sound, jnp.float32)
     inside = jnp.arange(sound.shape[1])[None] >= samples_per_token * skip[:, None]
     count = jnp.maximum(inside.sum(1, keepdims=True), 1)
     mean = jnp.where(inside, sound, 0).sum(1, keepdims=True) / count
@@ -214,7 +218,7 @@ class Wav2Vec2(nnx.Module):
         c = self.config
         if sound.shape[1] < c.receptive_field:
             raise InputError(
-                f"the sound has {sound.shape[1]} samples, one token needs {c.receptive_field}: pad it with zeros"
+                f"the sound has {sound.shape[1]} samples, a token needs {c.receptive_field}: append zeros"
             )
         skip = jnp.zeros(sound.shape[0], jnp.int32) if skip is None else skip
         x = sound[..., None]

@@ -75,8 +75,9 @@ class Wav2Vec2FrontEnd:
 
     def __init__(self, encoder: Wav2Vec2, config: WindowConfig = WindowConfig()):
         if encoder.config.samples_per_token != SAMPLES_PER_TOKEN:
+            given = encoder.config.samples_per_token
             raise ValueError(
-                f"an encoder of {encoder.config.samples_per_token} samples a token does not give 50 tokens a second"
+                f"the encoder takes {given} samples a token where {SAMPLES_PER_TOKEN} are needed"
             )
         self.encoder = encoder
         self.config = config
