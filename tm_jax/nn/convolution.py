@@ -19,35 +19,60 @@ def conv2d(
     stride: int = 1,
     padding: tuple[tuple[int, int], tuple[int, int]] | str = "SAME",
 ) -> Float[Array, "n yy xx o"]:
-    """A 2-D convolution with PyTorch's meaning of kernel and padding."""
-    if stride == 1 and padding == "SAME" and kernel.shape[:2] == (3, 3) and jax.default_backend() == "cpu":
-        return _conv3x3(x, kernel)
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    """A 2-D convolution with PyTorch's meaning of kernel and padding; reverse-mode differentiation only."""
+    if stride == 1 and padding == "SAME" and kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1:
+        return _same_conv2d(x, kernel)
+    return _plain_conv2d(x, kernel, stride, padding)
+
+
+def _plain_conv2d(x: Array, kernel: Array, stride: int = 1, padding="SAME") -> Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
 
 
 @jax.custom_vjp
-def _conv3x3(x, kernel):
-    """A 3×3 convolution whose weight gradient is one matrix product.
-
-    XLA's own weight gradient on CPU ran at 16–53 GFLOP/s on the tiny VAE's shapes, this one at 27–76.
-    """
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _same_conv2d(x: Array, kernel: Array) -> Array:
+    return _plain_conv2d(x, kernel)
 
 
-def _conv3x3_backward(saved, gradient):
+def _same_conv2d_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _plain_conv2d(x, kernel), (x, kernel)
+
+
+def _same_conv2d_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    rows, columns = x.shape[1:3]
-    padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    taps = [(2 - i, 2 - j) for i in range(3) for j in range(3)]
-    shifted = jnp.concatenate([padded[:, i : i + rows, j : j + columns] for i, j in taps], axis=-1)
-    product = x.reshape(-1, x.shape[-1]).T @ shifted.reshape(-1, shifted.shape[-1])
-    by_kernel = product.reshape(x.shape[-1], 3, 3, gradient.shape[-1]).transpose(1, 2, 0, 3)
-    return _conv3x3(gradient, kernel[::-1, ::-1].swapaxes(2, 3)), by_kernel
+    (x_slope,) = jax.vjp(lambda x: _plain_conv2d(x, kernel), x)[1](slope)
+    # Only the branch of the platform that the program is compiled for is lowered.
+    kernel_slope = jax.lax.platform_dependent(
+        x,
+        slope,
+        kernel,
+        cpu=_kernel_slope_by_products,
+        default=lambda x, slope, kernel: jax.vjp(lambda k: _plain_conv2d(x, k), kernel)[1](slope)[0],
+    )
+    return x_slope, kernel_slope
 
 
-_conv3x3.defvjp(lambda x, kernel: (_conv3x3(x, kernel), (x, kernel)), _conv3x3_backward)
+def _kernel_slope_by_products(x: Array, slope: Array, kernel: Array) -> Array:
+    """The weight gradient as one matrix product per tap: twice the rate of XLA's convolution on CPU.
+
+    The input is transposed once, behind a barrier, or XLA would transpose it again for every tap; the
+    shifts are taken of the slope, which has no taps in time and so is the smaller of the two.
+    """
+    high, wide, inputs, outputs = kernel.shape
+    height, width = x.shape[1:3]
+    rows = jax.lax.optimization_barrier(x.reshape(-1, inputs).T)
+    margin = ((0, 0), (high // 2, high // 2), (wide // 2, wide // 2), (0, 0))
+    padded = jnp.pad(slope, margin)
+    taps = [
+        rows @ padded[:, high - 1 - i :][:, :height, wide - 1 - j :][:, :, :width].reshape(-1, outputs)
+        for i in range(high)
+        for j in range(wide)
+    ]
+    return jnp.stack(taps).reshape(kernel.shape)
+
+
+_same_conv2d.defvjp(_same_conv2d_forward, _same_conv2d_backward)
 
 
 def causal_conv3d(
