@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from tm_jax.streaming.video import check_file
+from tm_jax.streaming.video import check_file, check_writable
 from tm_jax.types import InputError
 
 SMALLEST_SIDE = 16
 FACE_SHARE = 0.55
 
-Box = tuple[float, float, float, float]
+Number = float | int
+Box = tuple[Number, Number, Number, Number]
 
 
 def load_picture(
@@ -104,3 +105,47 @@ def _rgb(picture: Image.Image, path: Path) -> Image.Image:
         ground = Image.new("RGBA", picture.size, (128, 128, 128, 255))
         return Image.alpha_composite(ground, picture).convert("RGB")
     return picture.convert("RGB")
+
+
+class ContactSheet:
+    """A video at a glance: evenly spaced frames of a stream of unknown length, in constant memory.
+
+    Raises:
+      InputError: the path cannot be written, or its ending names no kind of picture.
+    """
+
+    def __init__(self, path: str | os.PathLike, columns: int = 6, rows: int = 4):
+        self.path = Path(path)
+        if self.path.suffix.lower() not in Image.registered_extensions():
+            raise InputError(f"The contact sheet {path} is to be a picture: end its name in .png.")
+        check_writable(self.path)
+        self._columns, self._most = columns, columns * rows
+        self._kept: list[np.ndarray] = []
+        self._step, self._seen = 1, 0
+
+    def add(self, frames: UInt8[np.ndarray, "t y x 3"]) -> None:
+        """Take the next frames of the stream."""
+        for frame in frames:
+            if self._seen % self._step == 0:
+                self._kept.append(frame.copy())
+            self._seen += 1
+            if len(self._kept) == 2 * self._most:
+                self._kept, self._step = self._kept[::2], 2 * self._step
+
+    def image(self) -> UInt8[np.ndarray, "y x 3"]:
+        """The sheet, row by row; places that are left over are white."""
+        count = min(self._most, len(self._kept))
+        chosen = [self._kept[i] for i in np.linspace(0, len(self._kept) - 1, count).round().astype(int)]
+        blank = np.full_like(chosen[0], 255)
+        chosen += [blank] * (-count % self._columns)
+        rows = [chosen[i : i + self._columns] for i in range(0, len(chosen), self._columns)]
+        return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+
+    def save(self) -> None:
+        """Write the sheet; a stream without frames gives no file."""
+        if not self._kept:
+            return
+        try:
+            Image.fromarray(self.image()).save(self.path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"Writing {self.path} failed ({error}): is the disk full?") from error

@@ -6,12 +6,12 @@ second, and a file closed in the ordinary way gets an ordinary index as well.
 """
 
 import dataclasses
+import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -24,7 +24,7 @@ FRAMES_PER_SECOND = 25
 BLOCK_SAMPLES = 1600
 SUFFIXES = (".mp4", ".m4v", ".mov")
 # Containers whose header gives the true length, so that a missing end can be told.
-_EXACT_LENGTH = ("wav", "flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
+_EXACT_LENGTH = ("flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
 
 Block = Float32[np.ndarray, "s"]
 
@@ -48,7 +48,7 @@ def check_file(path: Path, what: str) -> None:
     Raises:
       InputError: the path is missing, a directory, empty or unreadable.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"There is no {what} {path}: check the path.")
     if path.is_dir():
         raise InputError(f"The {what} {path} is a directory: name one file in it.")
@@ -69,7 +69,7 @@ def _open(path: Path, what: str) -> av.container.InputContainer:
         ) from error
 
 
-def read_audio(source: str | os.PathLike, stdin: BinaryIO | None = None) -> Sound:
+def read_audio(source: str | os.PathLike, stdin: io.IOBase | None = None) -> Sound:
     """Open a sound file, the sound of a video, or ``-`` for raw s16le 16 kHz mono on standard input.
 
     Stereo is averaged.  Whatever is wrong with the beginning is refused here, before anything is computed;
@@ -83,6 +83,7 @@ def read_audio(source: str | os.PathLike, stdin: BinaryIO | None = None) -> Soun
         return Sound(_first_now(_raw_blocks(stdin or sys.stdin.buffer), "standard input"), None)
     path = Path(source)
     container = _open(path, "audio file")
+    _check_riff(path)
     if not container.streams.audio:
         container.close()
         raise InputError(f"{path} has no audio stream: give a file with sound.")
@@ -94,6 +95,19 @@ def read_audio(source: str | os.PathLike, stdin: BinaryIO | None = None) -> Soun
         seconds = container.duration / av.time_base
     blocks = _decoded_blocks(path, container, seconds)
     return Sound(_first_now(blocks, str(path)), seconds)
+
+
+def _check_riff(path: Path) -> None:
+    """Refuse a wav file that is shorter than its header says; FFmpeg plays it without a word."""
+    with path.open("rb") as file:
+        head = file.read(8)
+        size = file.seek(0, os.SEEK_END)
+    promised = int.from_bytes(head[4:], "little") + 8
+    # Recorders that write to a pipe leave the length open as some huge number.
+    if head[:4] == b"RIFF" and size + 1 < promised < 0x7FFFFF00:
+        raise InputError(
+            f"{path} is cut off: its header promises {promised} bytes and {size} are there; copy it again."
+        )
 
 
 def _first_now(blocks: Iterator[np.ndarray], name: str) -> Iterator[np.ndarray]:
@@ -109,7 +123,7 @@ def _first_now(blocks: Iterator[np.ndarray], name: str) -> Iterator[np.ndarray]:
     return all_blocks()
 
 
-def _raw_blocks(stdin: BinaryIO) -> Iterator[np.ndarray]:
+def _raw_blocks(stdin: io.IOBase) -> Iterator[np.ndarray]:
     # os.read returns what has arrived, and a thread waiting in it does not hinder the program's exit.
     try:
         descriptor = stdin.fileno()
@@ -132,10 +146,11 @@ def _decoded_blocks(
     with container:
         try:
             for block in _resampled(container):
-                if not np.isfinite(block).all():
+                if not (numbers := np.isfinite(block)).all():
+                    second = (delivered + int(numbers.argmin())) / SAMPLE_RATE
                     raise InputError(
-                        f"{path} holds samples that are not numbers (NaN or infinity) near "
-                        f"{delivered / SAMPLE_RATE:.1f} s: export it again."
+                        f"{path} holds samples that are not numbers (NaN or infinity) near {second:.1f} s: "
+                        "export it again."
                     )
                 delivered += len(block)
                 yield block
@@ -175,72 +190,75 @@ def _mono_blocks(frame: av.AudioFrame) -> Iterator[np.ndarray]:
         yield mono[start : start + BLOCK_SAMPLES]
 
 
-def check_output(path: str | os.PathLike) -> Path:
-    """The path of a video to be, tried out without touching a file that is there already.
+def check_writable(path: Path) -> None:
+    """Try whether a file can be written, without touching one that is there already.
 
     Raises:
-      InputError: not an mp4 name, no such folder, or not writable.
+      InputError: a directory, in no existing folder, or not permitted.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"The output {path} is to be an mp4: give it a name that ends in .mp4.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"The output {path} is a directory: give a file name inside it.")
-    if not path.parent.is_dir():
-        raise InputError(f"The folder {path.parent} of the output does not exist: make it first.")
-    present = path.exists()
+    if not os.path.isdir(path.parent):
+        raise InputError(f"The folder {path.parent} of the output {path} does not exist: make it first.")
+    present = os.path.exists(path)
     try:
         with path.open("ab"):
             pass
     except OSError as error:
-        raise InputError(
-            f"The output {path} cannot be written ({error.strerror}): choose another."
-        ) from error
+        reason = error.strerror
+        raise InputError(f"The output {path} cannot be written ({reason}): choose another.") from error
     if not present:
         path.unlink()
-    return path
 
 
 class VideoWriter:
     """Writes frames and their sound to an mp4 (H.264 yuv420p at 25 fps, AAC mono at 16 kHz).
 
-    Use it as a context: leaving it, by Ctrl-C too, finishes the file.
+    The file is made when the first frames come.  Use it as a context: leaving it, by Ctrl-C too, finishes
+    the file.
+
+    Args:
+      sound: False leaves the audio track out.
 
     Raises:
       InputError: the path cannot be written, or writing fails later, for instance on a full disk.
     """
 
-    def __init__(self, path: str | os.PathLike, size: tuple[int, int]):
-        height, width = size
+    def __init__(self, path: str | os.PathLike, *, sound: bool = True):
+        self.path, self._sound = Path(path), sound
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise InputError(f"The output {path} is to be an mp4: give it a name that ends in .mp4.")
+        check_writable(self.path)
+        self.frames, self.samples = 0, 0
+        self._container = None
+
+    def _start(self, height: int, width: int) -> None:
         if height % 2 or width % 2:
             raise ValueError(f"yuv420p needs even sides, got {height}×{width}")
-        self.path = check_output(path)
-        self.frames, self.samples = 0, 0
-        with self._faults_told():
-            options = {"movflags": "hybrid_fragmented+frag_keyframe+delay_moov", "flush_packets": "1"}
-            self._container = av.open(str(self.path), "w", format="mp4", options=options)
-            video = self._container.add_stream("libx264", rate=FRAMES_PER_SECOND)
-            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-            # No lookahead and no B-frames: what was handed over is in the file within a second.
-            video.options = {"crf": "16", "preset": "veryfast", "tune": "zerolatency"}
-            video.codec_context.gop_size = FRAMES_PER_SECOND
-            video.codec_context.thread_count = 1
-            audio = self._container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-            audio.bit_rate = 64_000
-            self._video, self._audio = video, audio
-
-    def _faults_told(self):
-        return _Faults(self.path)
+        options = {"movflags": "hybrid_fragmented+frag_keyframe+delay_moov", "flush_packets": "1"}
+        self._container = av.open(str(self.path), "w", format="mp4", options=options)
+        video = self._container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        # No lookahead and no B-frames: what was handed over is in the file within two seconds.
+        video.options = {"crf": "16", "preset": "veryfast", "tune": "zerolatency"}
+        video.codec_context.gop_size = FRAMES_PER_SECOND
+        video.codec_context.thread_count = 1
+        self._video, self._audio = video, None
+        if self._sound:
+            self._audio = self._container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+            self._audio.bit_rate = 64_000
 
     def write(self, frames: UInt8[np.ndarray, "t y x 3"], audio: Block) -> None:
         """Append frames and the sound that belongs to them."""
-        with self._faults_told():
+        with _Faults(self.path):
+            if self._container is None:
+                self._start(*frames.shape[1:3])
             for pixels in frames:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 frame.pts, frame.time_base = self.frames, Fraction(1, FRAMES_PER_SECOND)
                 self._container.mux(self._video.encode(frame))
                 self.frames += 1
-            if len(audio):
+            if len(audio) and self._audio is not None:
                 samples = np.ascontiguousarray(audio, np.float32)[None]
                 frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
                 frame.sample_rate = SAMPLE_RATE
@@ -253,14 +271,10 @@ class VideoWriter:
         if self._container is None:
             return
         container, self._container = self._container, None
-        with self._faults_told():
-            try:
-                if self.frames:
-                    container.mux(self._video.encode(None))
-                if self.samples:
-                    container.mux(self._audio.encode(None))
-            finally:
-                container.close()
+        with _Faults(self.path), container:
+            container.mux(self._video.encode(None))
+            if self.samples:
+                container.mux(self._audio.encode(None))
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -313,16 +327,5 @@ def write_video(
     path: str | os.PathLike, frames: UInt8[np.ndarray, "t y x 3"], audio: Block | None = None
 ) -> None:
     """Write a whole clip that is in memory already."""
-    write_chunks(path, [(frames, np.zeros(0, np.float32) if audio is None else audio)])
-
-
-def write_chunks(path: str | os.PathLike, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write pairs of frames and sound as they come; the first pair's frames set the size."""
-    writer = None
-    try:
-        for frames, audio in chunks:
-            writer = writer or VideoWriter(path, frames.shape[1:3])
-            writer.write(frames, audio)
-    finally:
-        if writer is not None:
-            writer.close()
+    with VideoWriter(path, sound=audio is not None) as writer:
+        writer.write(frames, np.zeros(0, np.float32) if audio is None else audio)

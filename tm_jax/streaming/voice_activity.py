@@ -74,7 +74,7 @@ def parse_listen(text: str) -> tuple[Stretch, ...]:
 
 
 def inside(
-    stretches: tuple[Stretch, ...], start: int, count: int, per_second: float
+    stretches: tuple[Stretch, ...], start: int, count: int, per_second: int
 ) -> Bool[np.ndarray, "count"]:
     """Which of the points start … start+count-1, of which there are so many a second, lie in a stretch."""
     seconds = (np.arange(start, start + count) + 0.5) / per_second

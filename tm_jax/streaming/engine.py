@@ -1,0 +1,388 @@
+"""The engine: a picture and a stream of sound in, a stream of video chunks out (paper: serving; METHOD §7).
+
+Two stages run at the same time, each in a thread and, where there are two, on a device of its own:
+
+    sound ─► DiT stage    │ chunk 0 │ chunk 1 │ chunk 2 │ …      rollout.generate_chunk
+    latents ─► VAE stage            │ chunk 0 │ chunk 1 │ …      streaming decode
+    caller                                    ▲ chunk 0          as soon as it is decoded
+
+What a chunk needs is computed once and kept: the reference's condition and its cross-attention K/V,
+the K/V of the first and the previous chunk, the decoder's history.  All of it is constant in size.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+
+from tm_jax.config import from_json
+from tm_jax.diffusion.conditions import face_mask, latents_as_image_tokens, reference_latents, with_mask
+from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.rollout import (
+    Reference,
+    RolloutConfig,
+    StreamState,
+    generate_chunk,
+    init_stream,
+    make_reference,
+)
+from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.log_mel import SAMPLE_RATE, AudioFrontEnd, LogMel
+from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.pretrained.weights import load_model, read_header
+from tm_jax.streaming.live_audio import ChunkAudio, LiveAudio, Mode
+from tm_jax.streaming.video import FRAMES_PER_SECOND
+from tm_jax.streaming.voice_activity import Stretch
+from tm_jax.types import Conditioning, InputError
+
+RECENT_CHUNKS = 8192
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkTiming:
+    """When a chunk was made, in seconds."""
+
+    dit: float
+    """Denoising."""
+    vae: float
+    """Decoding."""
+    total: float
+    """From when the chunk's sound was there until its frames are; waiting between stages counts."""
+    elapsed: float
+    """From the start of the stream until the chunk's frames are there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamChunk:
+    """A piece of video with the sound that plays with it."""
+
+    index: int
+    """Number of the chunk."""
+    frames: UInt8[np.ndarray, "t y x 3"]
+    """Video frames at 25 fps: 9 in the first chunk of 3 latents, then 12, fewer at the end of the sound."""
+    audio: Float32[np.ndarray, "s"]
+    """16 kHz mono sound of just these frames."""
+    mode: np.ndarray
+    """0 listening, 1 speaking; one for each latent frame."""
+    timing: ChunkTiming
+    """How long it took."""
+
+
+class Statistics:
+    """Speed of a stream; percentiles are over the last hour."""
+
+    def __init__(self):
+        self.frames, self.chunks = 0, 0
+        self.first_frame, self.elapsed = math.nan, math.nan
+        self._recent: collections.deque[ChunkTiming] = collections.deque(maxlen=RECENT_CHUNKS)
+
+    def add(self, chunk: StreamChunk) -> None:
+        """Count one chunk."""
+        if not self.chunks:
+            self.first_frame = chunk.timing.elapsed
+        self.frames, self.chunks = self.frames + len(chunk.frames), self.chunks + 1
+        self.elapsed = chunk.timing.elapsed
+        self._recent.append(chunk.timing)
+
+    def percentile(self, stage: str, percent: float) -> float:
+        """A percentile of ``dit``, ``vae`` or ``total`` in seconds a chunk."""
+        values = [getattr(timing, stage) for timing in self._recent]
+        return float(np.percentile(values, percent)) if values else math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Length of the video."""
+        return self.frames / FRAMES_PER_SECOND
+
+    @property
+    def fps(self) -> float:
+        """Frames made in a second."""
+        return self.frames / self.elapsed
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of video made in a second."""
+        return self.seconds / self.elapsed
+
+    def summary(self) -> dict[str, float]:
+        """All figures by name, in seconds where it is time."""
+        stages = {
+            f"{stage}_p{percent}": self.percentile(stage, percent)
+            for stage in ("dit", "vae", "total")
+            for percent in (50, 95)
+        }
+        whole = {"seconds": self.seconds, "fps": self.fps, "times_real_time": self.times_real_time}
+        return {**whole, "first_frame": self.first_frame, **stages}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:.2f} s of video in {self.elapsed:.2f} s: {self.fps:.1f} fps, "
+            f"{self.times_real_time:.2f}× real time, first frame after {self.first_frame:.2f} s, "
+            f"chunk p50 {1e3 * self.percentile('total', 50):.0f} ms, "
+            f"p95 {1e3 * self.percentile('total', 95):.0f} ms"
+        )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def encode_reference(
+    vae: VAE,
+    student: DiT,
+    config: RolloutConfig,
+    picture: Float[Array, "1 y x 3"],
+    face: Float[Array, "1 h w"],
+) -> tuple[Reference, StreamState]:
+    """What a stream knows of its character, and the state of a stream about to begin."""
+    model, frames = student.config, student.config.trained_frames
+    latents = reference_latents(vae, picture, frames)
+    conditioning = Conditioning(
+        text_tokens=jnp.zeros((1, model.text_length, model.text_width), jnp.float32),
+        image_tokens=latents_as_image_tokens(latents[:, 0]),
+        condition=with_mask(latents),
+        audio_tokens=jnp.zeros((1, frames, model.audio_slots, model.audio_width), jnp.float32),
+        audio_keep=jnp.ones((1, frames), jnp.float32),
+        face_mask=face,
+        mode=jnp.zeros((1, frames), jnp.int32),
+    )
+    reference = make_reference(student, conditioning)
+    return reference, init_stream(student, config, reference)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def denoise(
+    student: DiT,
+    config: RolloutConfig,
+    reference: Reference,
+    state: StreamState,
+    noises: Float[Array, "steps 1 g h w c"],
+    audio_tokens: Float[Array, "1 g a d"],
+    mode: Array,
+) -> tuple[Array, StreamState]:
+    """One chunk of latents from its noise, its audio and its mode; the state is used up."""
+    whole = reference.conditioning.frames(0, config.chunk)
+    inputs = whole.replace(audio_tokens=audio_tokens, mode=mode)
+    return generate_chunk(student, config, reference, state, noises, inputs)
+
+
+@functools.partial(jax.jit, static_argnames="first", donate_argnames="state")
+def decode(vae: VAE, latents: Array, state: Any, *, first: bool) -> tuple[Array, Any]:
+    """The chunk's frames as uint8 [t y x 3], and the decoder's next history."""
+    video, state = vae.decode_chunk(latents, state, first=first)
+    return jnp.clip(jnp.round(video[0] * 127.5 + 127.5), 0, 255).astype(jnp.uint8), state
+
+
+def in_thread(items: Iterator[Item], stop: threading.Event, depth: int = 1) -> Generator[Item]:
+    """The same items, made ahead of time in a thread: at most ``depth`` of them wait.
+
+    What the iterator raises is raised here, after the items before it.  Setting ``stop`` or closing
+    this generator ends the thread after the item it is at.
+    """
+    ready: queue.Queue = queue.Queue(maxsize=depth)
+    end = object()
+
+    def put(entry) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work():
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+            put((end, None))
+        except BaseException as error:
+            put((end, error))
+        finally:
+            if hasattr(items, "close"):
+                items.close()
+
+    thread = threading.Thread(target=work, name="tm_jax-stage", daemon=True)
+    thread.start()
+    try:
+        while not stop.is_set():
+            try:
+                item, error = ready.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stop.set()
+        # A thread that waits for sound cannot be woken; it ends with the program.
+        thread.join(timeout=2.0)
+
+
+class Engine:
+    """Makes streams of video from pictures and sound with one student and one VAE."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        student: DiT,
+        *,
+        rollout: RolloutConfig = RolloutConfig(),
+        front_end: AudioFrontEnd | None = None,
+        size: tuple[int, int] | None = None,
+        devices: tuple[jax.Device, jax.Device] | None = None,
+    ):
+        """Checks that the parts fit and puts them in place.
+
+        Args:
+          front_end: None is log-mel.
+          size: (height, width) of the video; None reads a square from the model's number of image tokens.
+          devices: of the DiT and of the VAE; None leaves both where JAX puts them.
+
+        Raises:
+          InputError: the parts do not fit each other.
+        """
+        front_end = LogMel() if front_end is None else front_end
+        model, stride = student.config, vae.config.spatial_stride
+        channels, z_dim = model.in_channels, vae.config.z_dim
+        if (channels, model.out_channels, model.image_width) != (2 * z_dim + 4, z_dim, z_dim):
+            raise InputError(
+                f"The student was made for latents of {model.out_channels} channels and image tokens of "
+                f"width {model.image_width}, the VAE gives {z_dim}: give the VAE that it was trained with."
+            )
+        if not model.has_audio or model.audio_width != front_end.token_width:
+            raise InputError(
+                f"The student hears audio tokens of width {model.audio_width if model.has_audio else 0}, "
+                f"the front end gives {front_end.token_width}: give the front end that it was trained with."
+            )
+        side = math.isqrt(model.image_length) * stride
+        self.size = (side, side) if size is None else size
+        self.grid = (self.size[0] // stride, self.size[1] // stride)
+        if math.prod(self.grid) != model.image_length or any(edge % stride for edge in self.size):
+            raise InputError(
+                f"A video of {self.size[1]}×{self.size[0]} does not give the {model.image_length} image "
+                f"tokens of {stride}×{stride} pixels that the student knows: choose another size."
+            )
+        self.rollout, self.front_end = rollout, front_end
+        self.dit_device, self.vae_device = devices or (None, None)
+        self.student = jax.device_put(student, self.dit_device)
+        self.vae = jax.device_put(vae, self.vae_device)
+        # Without a second device both stages use one copy of the weights.
+        self._encoder = self.vae if devices is None else jax.device_put(vae, self.dit_device)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, **options: Any) -> "Engine":
+        """The engine of a folder that holds vae.safetensors and student.safetensors.
+
+        The student's file says with which chunk size, steps and schedule it was distilled.
+
+        Raises:
+          InputError: a file is missing or damaged, or the two do not fit.
+        """
+        vae_path, student_path = Path(folder) / "vae.safetensors", Path(folder) / "student.safetensors"
+        vae, student = load_model(vae_path, VAE, VAEConfig), load_model(student_path, DiT, DiTConfig)
+        rollout = from_json(RolloutConfig, read_header(student_path).meta.get("rollout", {}))
+        return cls(vae, student, rollout=rollout, **options)
+
+    def warm_up(self) -> None:
+        """Compile everything that a stream runs, so that the first one starts at once."""
+        grey = np.full((*self.size, 3), 128, np.uint8)
+        for _ in self.stream(grey, [np.zeros(2 * SAMPLE_RATE, np.float32)]):
+            pass
+
+    def reference(
+        self, picture: UInt8[np.ndarray, "y x 3"], face_box: tuple[int, int, int, int] | None = None
+    ) -> tuple[Reference, StreamState]:
+        """What a stream needs of a picture of the model's size; may be kept and used for many streams.
+
+        Args:
+          face_box: (y0, x0, y1, x1) in pixels, outside which sound moves nothing; None is everywhere.
+        """
+        if picture.shape != (*self.size, 3):
+            raise ValueError(f"the picture has shape {picture.shape}, the model needs {(*self.size, 3)}")
+        if face_box is None:
+            face = jnp.ones((1, *self.grid), jnp.float32)
+        else:
+            face = face_mask(jnp.asarray([face_box], jnp.int32), self.size, self.grid)
+        pixels = picture[None].astype(np.float32) / 127.5 - 1.0
+        place = functools.partial(jax.device_put, device=self.dit_device)
+        return encode_reference(self._encoder, self.student, self.rollout, place(pixels), place(face))
+
+    def stream(
+        self,
+        picture: UInt8[np.ndarray, "y x 3"] | tuple[Reference, StreamState],
+        audio: Iterable[np.ndarray],
+        *,
+        seed: int = 0,
+        mode: Mode = "auto",
+        listen: tuple[Stretch, ...] = (),
+    ) -> Generator[StreamChunk]:
+        """Video for as long as there is sound, chunk by chunk.
+
+        Args:
+          picture: of the model's size, or what ``reference`` made of one.
+          audio: blocks of 16 kHz mono sound; read in a thread, only as far as is needed.
+          seed: of the noise; the same seed, picture and sound give the same video.
+          mode: auto follows voice activity; speak and listen hold one mode.
+          listen: stretches in seconds in which the character listens.
+
+        Raises whatever the sound raises, after the chunks before it.  Closing the generator stops the stages.
+        """
+        started = time.perf_counter()
+        reference = self.reference(picture) if isinstance(picture, np.ndarray) else picture
+        config = self.student.config
+        live = LiveAudio(
+            self.front_end, self.rollout.chunk, config.audio_left, config.audio_lookahead, mode, listen
+        )
+        stop = threading.Event()
+        denoised = in_thread(self._denoised(reference, live.chunks(audio), seed), stop)
+        decoded = in_thread(self._decoded(denoised, started), stop)
+        try:
+            yield from decoded
+        finally:
+            stop.set()
+            decoded.close()
+
+    def _denoised(
+        self, start: tuple[Reference, StreamState], chunks: Iterator[ChunkAudio], seed: int
+    ) -> Iterator[tuple[ChunkAudio, Array, float, float]]:
+        """The DiT stage: latents of chunk after chunk, when its sound was there, and how long it took."""
+        reference, state = start
+        state = jax.tree.map(jnp.copy, state)  # the caller may begin another stream with his
+        config, rollout = self.student.config, self.rollout
+        shape = (1, rollout.chunk, *self.grid, config.out_channels)
+        for heard in chunks:
+            ready = time.perf_counter()
+            noises = np.stack([stream_noise(seed, heard.index, step, shape) for step in range(rollout.steps)])
+            inputs = jax.device_put((noises, heard.windows[None], heard.mode[None]), self.dit_device)
+            latents, state = denoise(self.student, rollout, reference, state, *inputs)
+            latents.block_until_ready()
+            yield heard, latents, ready, time.perf_counter() - ready
+
+    def _decoded(
+        self, denoised: Iterator[tuple[ChunkAudio, Array, float, float]], started: float
+    ) -> Iterator[StreamChunk]:
+        """The VAE stage: frames of chunk after chunk with their sound."""
+        state = None
+        for heard, latents, ready, dit_seconds in denoised:
+            begun = time.perf_counter()
+            latents = jax.device_put(latents, self.vae_device)
+            pixels, state = decode(self.vae, latents, state, first=heard.index == 0)
+            frames = np.asarray(pixels)[: heard.frames]
+            now = time.perf_counter()
+            timing = ChunkTiming(dit_seconds, now - begun, now - ready, now - started)
+            yield StreamChunk(heard.index, frames, heard.samples, heard.mode, timing)
