@@ -37,7 +37,7 @@ def test_the_output_is_the_penultimate_hidden_state(seed, relative_error):
     assert relative_error(jax.jit(CLIPVision.__call__)(model, pixels), expected) <= 1e-5
 
 
-@pytest.mark.parametrize("size", [(17, 31), (224, 224), (300, 260), (9, 400), (1, 1)])
+@pytest.mark.parametrize("size", [(17, 31), (300, 260), (1, 1)])
 def test_preprocessing_equals_torch_bicubic(rng, size, relative_error):
     image = rng.uniform(-1, 1, (2, *size, 3)).astype(np.float32)
     # In double, because in float PyTorch rounds the positions, which moves a large picture by 1e-5.

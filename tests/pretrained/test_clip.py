@@ -37,7 +37,7 @@ def test_what_a_whole_clip_holds_besides_is_passed_over():
     text = transformers.CLIPTextConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=1)
     vision = transformers.CLIPVisionConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=1)
     with torch.device("meta"):
-        whole = transformers.CLIPModel(transformers.CLIPConfig(text.to_dict(), vision.to_dict()))
+        whole = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision))
     keys = [*whole.state_dict(), "vision_model.embeddings.position_ids"]
     names = clip_names(keys)
     placed = [key for key in keys if names.to_ours(key)]
