@@ -57,7 +57,7 @@ class Part:
         )
 
 
-def _short(number: float) -> str:
+def _short(number: int | float) -> str:
     """A number with three digits and the letter of its size."""
     for unit in ("", "k", "M", "G"):
         if number < 1000 or unit == "G":

@@ -28,9 +28,6 @@ from tm_jax.types import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-AUDIO = ("audio_embedding.*", "mode_embedding", "blocks.audio.*")
-"""Our parameters of the transformer that no public checkpoint has."""
-
 FOLDERS = {
     "transformer": "transformer",
     "vae": "vae",
@@ -264,7 +261,7 @@ LAYOUTS: tuple[Layout, ...] = (
         lambda shapes, config: _dit(shapes, config, diffusers=True),
         DiT,
         lambda config, keys: wan_dit.DIFFUSERS,
-        new=AUDIO,
+        new=wan_dit.NEW,
     ),
     Layout(
         "transformer",
@@ -273,7 +270,7 @@ LAYOUTS: tuple[Layout, ...] = (
         lambda shapes, config: _dit(shapes, config, diffusers=False),
         DiT,
         lambda config, keys: wan_dit.RELEASE,
-        new=AUDIO,
+        new=wan_dit.NEW,
         spellings=_DIFFUSION_PREFIX,
     ),
     Layout(

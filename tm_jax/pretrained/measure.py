@@ -93,7 +93,7 @@ class Measurement:
         return "\n".join([*lines, "within the bound" if self.within_bound else "BEYOND THE BOUND"])
 
 
-def sized_config(gib: float, dtype: str) -> DiTConfig:
+def sized_config(gib: int | float, dtype: str) -> DiTConfig:
     """A text-to-video transformer whose checkpoint has about this many GiB: T2V-1.3B's width, more layers."""
     values = gib * 2**30 / np.dtype(DTYPES[dtype]).itemsize
     width, ffn, text = (1536, 8960, 4096) if values > 2e8 else (96, 384, 64)
@@ -212,8 +212,18 @@ def _run(folder: Path, processes: int, devices: int, dtype: str, timeout: float)
         for rank in range(processes)
     ]
     try:
-        for process in running:
-            output, errors = process.communicate(timeout=timeout)
+        # Figures and errors are short: they fit in the pipes, so that nothing has to be read meanwhile.
+        deadline = time.monotonic() + timeout
+        while any(process.poll() is None for process in running):
+            if any(process.poll() for process in running):
+                break  # one has failed, and the others would wait for it
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"loading took more than {timeout:.0f} s")
+            time.sleep(0.1)
+        for process in sorted(running, key=lambda process: not process.poll()):
+            if process.poll() is None:
+                process.kill()
+            output, errors = process.communicate()
             if process.returncode:
                 raise RuntimeError(f"a loading process failed:\n{errors[-3000:]}")
             yield ProcessFigures(**json.loads(output.strip().splitlines()[-1]))
@@ -225,13 +235,13 @@ def _run(folder: Path, processes: int, devices: int, dtype: str, timeout: float)
 
 
 def measure(
-    gib: float = 3.0,
+    gib: int | float = 3.0,
     files: int = 4,
     processes: int = 2,
     devices: int = 8,
     dtype: str = "BF16",
     folder: Path | None = None,
-    timeout: float = 1800,
+    timeout: float = 1800.0,
 ) -> Measurement:
     """Writes a checkpoint of about ``gib`` GiB and loads it; the files are removed afterwards.
 
