@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -115,16 +115,18 @@ class _Shuffled:
 
 
 def held_out_batches(arguments, systems: Systems, split: str, count: int) -> Iterator[HeldOut]:
-    """Held-out clips, encoded (unless only the reader is measured), a few at a time."""
+    """Held-out clips, encoded (unless only the reader is measured), a few at a time, with a progress bar."""
     world = PuppetWorld(seed=arguments.seed, split=split, size=arguments.size)
     seconds = clip_frames(arguments.seconds, arguments.chunk) / 25
-    for start in range(0, count, arguments.batch):
-        indices = list(range(start, min(count, start + arguments.batch)))
-        clips = [world.clip(index, seconds) for index in indices]
-        yield systems.encoder(clips, indices) if systems.encoder else HeldOut(clips, (), indices)
+    with tqdm(total=count, desc=f"{split} clips", unit="clip", leave=False) as bar:
+        for start in range(0, count, arguments.batch):
+            indices = list(range(start, min(count, start + arguments.batch)))
+            clips = [world.clip(index, seconds) for index in indices]
+            yield systems.encoder(clips, indices) if systems.encoder else HeldOut(clips, (), indices)
+            bar.update(len(indices))
 
 
-def run(batches: Iterable[HeldOut], generators: dict[str, Generator], reader: Reader, chunk: int) -> Results:
+def run(batches: Iterator[HeldOut], generators: dict[str, Generator], reader: Reader, chunk: int) -> Results:
     """Every system on every batch; frames are dropped as soon as they are measured."""
     parts: dict[str, list[Measured]] = {}
     shown: dict[str, list[np.ndarray]] = {}
@@ -178,7 +180,6 @@ def language_figures(arguments, systems: Systems, generators: dict, heard: oracl
     """The student on languages that training never heard, beside the oracle."""
     count = max(arguments.batch, int(LANGUAGE_CLIPS * arguments.clips))
     batches = held_out_batches(arguments, systems, "language", count)
-    batches = tqdm(batches, desc="new languages", unit="batch", leave=False)
     results = run(batches, {"student": generators["student"]}, systems.reader, arguments.chunk)
     asked = results.asked
     ceiling = oracle.hear(heard, asked.audio, asked.opening.shape[1])
@@ -192,9 +193,7 @@ def language_figures(arguments, systems: Systems, generators: dict, heard: oracl
 def clip_report(arguments, systems: Systems, out: Path) -> tuple[list[Figure], dict]:
     """Figures and details of everything but long streams."""
     generators = systems.generators()
-    total = -(-arguments.clips // arguments.batch)
     batches = held_out_batches(arguments, systems, "heldout", arguments.clips)
-    batches = tqdm(batches, desc="held-out clips", total=total, unit="batch", leave=False)
     results = run(batches, generators, systems.reader, arguments.chunk)
     measured, asked = dict(results.measured), results.asked
     real = measured.pop("real")

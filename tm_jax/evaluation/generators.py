@@ -9,7 +9,7 @@ motion reaches across ``seams``.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -53,6 +53,7 @@ class HeldOut:
         return len(self.encoded[0].latents)
 
 
+@runtime_checkable
 class Generator(Protocol):
     """Anything that makes videos for held-out clips, as long as the true ones."""
 

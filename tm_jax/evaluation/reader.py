@@ -168,13 +168,15 @@ def read(reader: Reader, frames: Shaped[np.ndarray, "n t y x 3"], batch: int = 1
             block = (np.clip(np.asarray(block, np.float32), -1, 1) + 1) * 127.5
         padded = np.zeros((batch, *block.shape[1:]), np.float32)
         padded[: len(block)] = block
-        parts.append(jax.tree.map(lambda x, n=len(block): np.asarray(x)[:n], _read_batch(reader, padded)))
-    seen = jax.tree.map(lambda *pieces: np.concatenate(pieces).reshape(clips, length, -1), *parts)
+        seen = _read_batch(reader, padded)
+        parts.append([np.asarray(x)[: len(block)] for x in (seen.tracks, seen.identity, seen.features)])
+    joined = (np.concatenate(pieces).reshape(clips, length, -1) for pieces in zip(*parts, strict=True))
+    tracks, identity, features = joined
     config = reader.config
     return Reading(
-        tracks=seen.tracks * np.asarray(config.track_std) + np.asarray(config.track_mean),
-        identity=seen.identity,
-        features=seen.features,
+        tracks=tracks * np.asarray(config.track_std) + np.asarray(config.track_mean),
+        identity=identity,
+        features=features,
         track_std=config.track_std,
     )
 
