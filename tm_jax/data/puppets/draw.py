@@ -103,16 +103,16 @@ def _lit(p, colour, nx, ny, nz, shine):
     soft = jnp.clip(lambert, 0.0, 1.0)
     cel = _smooth(lambert, 0.08, 0.2)
     level = (
-        p.is_shaded * (0.5 + 0.62 * soft) + p.is_photo * (0.55 + 0.55 * soft) + p.is_anime * _lerp(0.83, 1.0, cel)
+        p.is_shaded * (0.5 + 0.62 * soft)
+        + p.is_photo * (0.62 + 0.5 * soft)
+        + p.is_anime * _lerp(0.83, 1.0, cel)
     )
     half = jnp.clip(nx * lx * 0.55 + ny * ly * 0.55 + nz * 0.9, 0.0, 1.0)
     s4 = half * half * half * half
     s16 = s4 * s4 * s4 * s4
     spec = s16 * shine * (0.32 * p.is_shaded + 0.1 * p.is_photo)
     # Shadows are warmer than light: blue falls faster than red.
-    return tuple(
-        c * (1.0 - (1.0 - level) * k) + spec for c, k in zip(colour, (0.9, 1.05, 1.12), strict=True)
-    )
+    return tuple(c * (1.0 - (1.0 - level) * k) + spec for c, k in zip(colour, (0.9, 1.05, 1.12), strict=True))
 
 
 def _body(p, m, picture, x, y, cover, px):
@@ -163,15 +163,16 @@ def _face_frame(p, m, x, y):
     return u, v, rx, ry, d_face, q
 
 
-def _hair(p, u, v, rx, cover, px):
+def _hair(p, u, v, cover, px):
     """Colour of the hair, and the coverage of the part behind the face and of the part before it."""
     vol = p.hair_vol
     d_cap, q = _ellipse(u, v + 0.3 * vol, p.head_w + 0.75 * vol, p.head_h + vol)
     # Behind: the cap, and for long hair a rounded curtain down to hair_len.
-    wide = p.head_w + p.hair_w + 0.04 * _smooth(v, 0.0, 0.8)
-    hang = jnp.maximum(jnp.abs(u) - wide, jnp.maximum(v - p.hair_len, -v - 0.1))
+    wide = p.head_w + p.hair_w * _smooth(v, -0.3, 0.3) + 0.04 * _smooth(v, 0.0, 0.8)
+    hang = jnp.maximum(jnp.abs(u) - wide, jnp.maximum(v - p.hair_len, -v - 0.3))
     corner = jnp.sqrt(
-        jnp.square(jnp.maximum(jnp.abs(u) - wide + 0.2, 0.0)) + jnp.square(jnp.maximum(v - p.hair_len + 0.2, 0.0))
+        jnp.square(jnp.maximum(jnp.abs(u) - wide + 0.2, 0.0))
+        + jnp.square(jnp.maximum(v - p.hair_len + 0.2, 0.0))
     )
     hang = jnp.maximum(hang, corner - 0.2)
     d_up = jnp.maximum(d_cap, v - jnp.maximum(p.hair_len, 0.0))
@@ -204,7 +205,16 @@ def _hair(p, u, v, rx, cover, px):
     return front, back, cover(d_front) * p.hair_on, cover(d_back) * p.hair_on, cast
 
 
-def _skin(p, m, u, v, rx, ry, d_face, q, fu, fv, cast, cover, px):
+def _ears(p, picture, u, v, cover):
+    """Two ears, seen where the hair is short."""
+    d_ear, _ = _ellipse(jnp.abs(u) - p.head_w * 0.99, v - 0.02, p.ear, 0.125)
+    ear = _lit(p, p.colour("skin"), jnp.sign(u) * 0.6, 0.0, 0.7, 0.0)
+    ear = _over(ear, _times(p.colour("skin"), 0.62), 0.5 * cover(d_ear + 0.045))
+    # Long hair covers the ears; a sliver of them between two strands would look like a fault.
+    return _over(picture, ear, cover(d_ear) * (1.0 - _smooth(p.hair_len, 0.1, 0.3)))
+
+
+def _skin(p, u, v, rx, ry, d_face, q, fu, fv, cast, cover, px):
     """Colour of the face with its modelling: nose, sockets, cheeks, chin, blush, beard."""
     nx, ny = u / rx, v / ry
     nose = _bump((fu) / (1.5 * p.nose_w), (fv - p.nose_y + 0.03) / 0.2)
@@ -237,7 +247,7 @@ def _skin(p, m, u, v, rx, ry, d_face, q, fu, fv, cast, cover, px):
     return _over(lit, _times(p.colour("skin"), 0.42), line * cover(-d_face - 1.4 * px))
 
 
-def _eyes(p, m, picture, fu, fv, cover, px):
+def _eyes(p, m, picture, fu, fv, cover):
     """Both eyes at once, mirrored: white, iris, pupil, highlight, lids; then brows and glasses."""
     side = jnp.sign(fu)
     ex = jnp.abs(fu) - p.eye_dx
@@ -258,7 +268,11 @@ def _eyes(p, m, picture, fu, fv, cover, px):
     gx = ex - side * m.gaze_x * (w - 0.7 * p.iris) * 0.8
     gy = ey - 0.02 * h - m.gaze_y * 0.3 * h
     r = jnp.sqrt(gx * gx + gy * gy * _lerp(1.0, 0.75, p.is_anime) + 1e-6)
-    ramp = _lerp(0.85 + 0.35 * _smooth(-gy, -p.iris, p.iris) * -1.0 + 0.3, 0.62 + 0.75 * _smooth(gy, -p.iris, p.iris), p.is_anime)
+    ramp = _lerp(
+        0.85 + 0.35 * _smooth(-gy, -p.iris, p.iris) * -1.0 + 0.3,
+        0.62 + 0.75 * _smooth(gy, -p.iris, p.iris),
+        p.is_anime,
+    )
     iris = _times(p.colour("iris"), ramp)
     iris = _over(iris, _times(p.colour("iris"), 0.35), _smooth(r, 0.72 * p.iris, p.iris))
     iris = _over(iris, (0.05, 0.04, 0.06), cover(r - 0.48 * p.iris))
@@ -291,7 +305,7 @@ def _eyes(p, m, picture, fu, fv, cover, px):
     return _over(picture, p.colour("frame"), p.glasses * 0.92 * cover(jnp.minimum(rim, bridge)))
 
 
-def _mouth(p, m, picture, fu, fv, cover, px):
+def _mouth(p, m, picture, fu, fv, cover):
     """Lips round a dark opening with teeth above and a tongue below."""
     h = p.mouth_h * m.opening
     w = p.mouth_w * (1.0 + 0.2 * m.width - 0.22 * m.rounding)
@@ -315,7 +329,9 @@ def _mouth(p, m, picture, fu, fv, cover, px):
     picture = _over(picture, _times(p.colour("brow"), 0.9), 0.95 * jnp.minimum(moustache * 2.0, 1.0))
     below = _bump(x / (0.8 * w), (y - lip_bottom - 0.035) / 0.04)
     picture = tuple(c * (1.0 - solid * 0.16 * below) for c in picture)
-    light = 1.0 + solid * (0.2 * _bump(x / w, (y - bottom - 0.5 * p.lip_l) / (0.6 * p.lip_l)) - 0.1 * cover(y - top))
+    light = 1.0 + solid * (
+        0.2 * _bump(x / w, (y - bottom - 0.5 * p.lip_l) / (0.6 * p.lip_l)) - 0.1 * cover(y - top)
+    )
     lip = _mix(_times(p.colour("lip"), light), _times(p.colour("skin"), 0.35), p.is_anime * 0.8)
     picture = _over(picture, lip, cover(d_lip) * _lerp(0.9, 0.95, p.is_anime))
     # Closed lips meet in a thin dark line; the inside darkens as they part.
@@ -325,7 +341,12 @@ def _mouth(p, m, picture, fu, fv, cover, px):
     tongue = cover(_ellipse(x, y - bend - 0.86 * h, 0.62 * w, 0.3 * h + 0.01)[0]) * _smooth(h, 0.06, 0.12)
     inside = _over(inner, (0.52, 0.17, 0.18), tongue * 0.9)
     teeth_h = jnp.minimum(0.28 * h, 0.05)
-    teeth = cover(y - top - teeth_h) * cover(jnp.abs(s) * w - 0.86 * w) * _smooth(h, 0.03, 0.07) * cover(d_in + 0.008)
+    teeth = (
+        cover(y - top - teeth_h)
+        * cover(jnp.abs(s) * w - 0.86 * w)
+        * _smooth(h, 0.03, 0.07)
+        * cover(d_in + 0.008)
+    )
     inside = _over(inside, (0.95, 0.93, 0.9), teeth * 0.95)
     return _over(picture, inside, depth)
 
@@ -339,18 +360,14 @@ def _frame(size, parameters, motion):
     cover = lambda d: 1.0 - _smooth(d, -0.85 * px, 0.85 * px)
     u, v, rx, ry, d_face, q = _face_frame(p, m, x, y)
     fu, fv = u - 0.055 * m.yaw * (1.0 - 0.5 * q * q), v - 0.045 * m.pitch
-    front, back, front_alpha, back_alpha, cast = _hair(p, u + 0.02 * m.yaw, v + 0.012 * m.pitch, rx, cover, px)
+    front, back, front_alpha, back_alpha, cast = _hair(p, u + 0.02 * m.yaw, v + 0.012 * m.pitch, cover, px)
     picture = _background(p, x, y)
     picture = _over(picture, back, back_alpha)
     picture = _body(p, m, picture, x, y, cover, px)
-    ear_x = jnp.abs(u) - p.head_w * 0.99
-    d_ear, _ = _ellipse(ear_x, v - 0.02, p.ear, 0.125)
-    ear = _lit(p, p.colour("skin"), jnp.sign(u) * 0.6, 0.0, 0.7, 0.0)
-    ear = _over(ear, _times(p.colour("skin"), 0.62), 0.5 * cover(d_ear + 0.045))
-    picture = _over(picture, ear, cover(d_ear))
-    face = _skin(p, m, u, v, rx, ry, d_face, q, fu, fv, cast, cover, px)
-    face = _mouth(p, m, face, fu, fv, cover, px)
-    face = _eyes(p, m, face, fu, fv, cover, px)
+    picture = _ears(p, picture, u, v, cover)
+    face = _skin(p, u, v, rx, ry, d_face, q, fu, fv, cast, cover, px)
+    face = _mouth(p, m, face, fu, fv, cover)
+    face = _eyes(p, m, face, fu, fv, cover)
     picture = _over(picture, face, cover(d_face))
     picture = _over(picture, front, front_alpha)
     picture = jnp.stack(picture, axis=-1)
@@ -374,5 +391,7 @@ def render(
     for start in range(0, len(motion), BATCH):
         part = motion[start : start + BATCH]
         padded = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])
-        out[start : start + len(part)] = np.asarray(draw(parameters, jax.device_put(padded, cpu)))[: len(part)]
+        out[start : start + len(part)] = np.asarray(draw(parameters, jax.device_put(padded, cpu)))[
+            : len(part)
+        ]
     return out

@@ -13,13 +13,24 @@ STYLES = ("shaded", "anime", "photo")
 SPLITS = {"train": 0, "heldout": 1, "language": 2}
 
 _SKINS = {
-    "shaded": ["f6c9a4", "eab48a", "d99b6c", "b97a50", "8f5a3a", "6b4330", "f9d6bd", "c98d64"],
+    "shaded": ["f6c9a4", "eab48a", "d99b6c", "b97a50", "966040", "7a4e38", "f9d6bd", "c98d64"],
     "anime": ["ffe3cf", "fdd9bf", "f6c8a6", "e0a57c", "b97f58", "ffeadb", "8e5f42"],
-    "photo": ["e8bea0", "dcaa88", "c89270", "ad7754", "855640", "66412f", "edcbb2"],
+    "photo": ["e8bea0", "dcaa88", "c89270", "ad7754", "8f5f48", "74503f", "edcbb2"],
 }
 _HAIRS = {
     "shaded": ["2b1d16", "5a3a22", "8d5a2b", "c98a3c", "e0b964", "a5402a", "3a3f58", "7a7a80", "d9d4cc"],
-    "anime": ["3b2a4a", "28304e", "e8b84a", "d8607a", "4a9ab0", "7a4a2e", "8a62c0", "e8e2ea", "3f8a5a", "c94a32"],
+    "anime": [
+        "3b2a4a",
+        "28304e",
+        "e8b84a",
+        "d8607a",
+        "4a9ab0",
+        "7a4a2e",
+        "8a62c0",
+        "e8e2ea",
+        "3f8a5a",
+        "c94a32",
+    ],
     "photo": ["241a15", "3d2a1e", "5d412b", "86613e", "ab8652", "6e3324", "77736f", "b9b3aa"],
 }
 _IRISES = ["4a2f1c", "6b4526", "3f6b8c", "4f7a52", "7a6a3a", "5b5f68", "2f4f7a"]
@@ -135,11 +146,20 @@ def _colours(rng: np.random.Generator, style: str) -> dict[str, np.ndarray]:
     lip_tint = _hsv(u(-0.03, 0.03), u(0.45, 0.65), u(0.6, 0.8))
     hue, cloth_hue = rng.random(2)
     if style == "photo":
-        low, high = _hsv(hue, u(0.1, 0.4), u(0.2, 0.4)), _hsv(hue + u(-0.12, 0.12), u(0.1, 0.35), u(0.45, 0.7))
+        low, high = (
+            _hsv(hue, u(0.1, 0.4), u(0.2, 0.4)),
+            _hsv(hue + u(-0.12, 0.12), u(0.1, 0.35), u(0.45, 0.7)),
+        )
     elif style == "anime":
-        low, high = _hsv(hue, u(0.15, 0.4), u(0.8, 0.95)), _hsv(hue + u(-0.15, 0.15), u(0.05, 0.25), u(0.93, 1))
+        low, high = (
+            _hsv(hue, u(0.15, 0.4), u(0.8, 0.95)),
+            _hsv(hue + u(-0.15, 0.15), u(0.05, 0.25), u(0.93, 1)),
+        )
     else:
-        low, high = _hsv(hue, u(0.3, 0.55), u(0.45, 0.65)), _hsv(hue + u(-0.1, 0.1), u(0.2, 0.45), u(0.7, 0.9))
+        low, high = (
+            _hsv(hue, u(0.3, 0.55), u(0.45, 0.65)),
+            _hsv(hue + u(-0.1, 0.1), u(0.2, 0.45), u(0.7, 0.9)),
+        )
     return {
         "skin": skin,
         "hair": hair,

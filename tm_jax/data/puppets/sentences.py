@@ -13,17 +13,22 @@ from tm_jax.data.puppets.words import WORDS
 
 TEMPLATES = {
     "train": (
+        "S V O.",
+        "S {is} Q.",
+        "P, S V O.",
         "S V O A.",
         "T S V O.",
-        "P, S V O.",
         "S V O, {and} S V O A.",
         "T, {and} A, S V O.",
         "S V O, {but} S {is} Q.",
         "S {is} Q {and} Q.",
         "P, S {is} Q T.",
-        "S V O T, P.",
     ),
     "heldout": (
+        "S V O T.",
+        "A S V O.",
+        "T S {is} Q.",
+        "P, T S V O.",
         "A S V O T.",
         "S {is} Q, {and} T S V O.",
         "T S {is} Q, P, S V O A.",

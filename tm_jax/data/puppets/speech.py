@@ -105,7 +105,9 @@ def cache_folder() -> Path:
 def _pack(request: Request) -> dict[str, np.ndarray]:
     pcm, events, rate = _server.say(request)
     if len(pcm) == 0:
-        raise InputError(f"speech: {request.text!r} gave no sound in voice {request.voice!r}; use other words.")
+        raise InputError(
+            f"speech: {request.text!r} gave no sound in voice {request.voice!r}; use other words."
+        )
     audio = resample_poly(pcm.astype(np.float64) / 32768, 320, 441) if rate == 22_050 else None
     if audio is None:
         raise RuntimeError(f"espeak-ng speaks at {rate} Hz; 22050 was expected")

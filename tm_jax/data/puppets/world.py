@@ -29,9 +29,9 @@ VOICES = {
 """Speaker variants of espeak; held-out ones are heard in neither training nor its noise."""
 
 _NOISY = {"train": 0.3, "heldout": 0.0, "language": 0.0}
-_TALKATIVE = 0.2
+_TALKATIVE = 0.12
 """Share of clips that never listen."""
-_LISTEN = 0.72
+_LISTEN = 0.85
 """Probability that a sentence is followed by a listening stretch, in the other clips."""
 
 
@@ -188,7 +188,7 @@ class PuppetWorld:
         rate, pitch = int(plan.integers(130, 211)), int(plan.integers(30, 76))
         level = plan.uniform(-26, -15)
         snr = plan.uniform(10, 30) if plan.random() < _NOISY[self.split] else None
-        talkative, listens_first = plan.random() < _TALKATIVE, plan.random() < 0.25
+        talkative, listens_first = plan.random() < _TALKATIVE, plan.random() < 0.3
         audio = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
         mode = np.ones(frames, np.int32)
         phonemes, texts, listening = [], [], []
