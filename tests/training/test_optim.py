@@ -40,6 +40,7 @@ def zeros(net):
     return jax.tree.map(jnp.zeros_like, net)
 
 
+@jax.jit
 def noise(net, key):
     return jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), net)
 

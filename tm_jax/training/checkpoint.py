@@ -25,19 +25,6 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-@jax.jit
-def _copied(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.copy(leaf) for leaf in leaves]
-
-
-def _storable(leaves: list[jax.Array]) -> list[jax.Array]:
-    """The leaves as Orbax may keep them while training goes on; random keys as plain numbers."""
-    plain = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
-    # Orbax takes its copy from an accelerator before it returns; on CPU it reads our own buffers in the
-    # background, which the next step, being donated them, would overwrite.
-    return _copied(plain) if jax.default_backend() == "cpu" else plain
-
-
 class Checkpoints:
     """The checkpoints of one run, written in the background."""
 
@@ -66,7 +53,9 @@ class Checkpoints:
         if step == self.latest():
             return
         names, leaves, _ = named_leaves(state)
-        stored = dict(zip(names, _storable(leaves), strict=True))
+        # A buffer that Orbax still reads is not reused by the step that is donated it, so no copy is needed.
+        plain = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+        stored = dict(zip(names, plain, strict=True))
         self._manager.save(
             step,
             args=ocp.args.Composite(
