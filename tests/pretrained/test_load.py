@@ -245,6 +245,8 @@ def test_another_size_is_told_by_its_numbers(tmp_path, rng):
     wider = dataclasses.replace(DIT, width=64, layers=4)
     with pytest.raises(InputError, match="width 64 here, 32 there; layers 4 here, 3 there"):
         load_public(tmp_path, "transformer", wider)
+    (tmp_path / "config.json").unlink()
+    assert load_public(tmp_path, "transformer", DIT, progress=False)[1].heads == 2
 
 
 def test_no_network_is_one_sentence(monkeypatch):

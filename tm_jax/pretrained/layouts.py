@@ -351,13 +351,17 @@ def find(path: Path, kind: str) -> Path:
     return path
 
 
-def fields_that_differ(ours: Any, theirs: Any, shapes_only: bool = True) -> list[str]:
+NOT_SIZES = ("dtype", "remat", "attention", "output_layer", "trained_frames", "text_length", "image_length")
+"""Fields of our configs that no stored tensor decides; ``audio_*`` belongs to them too."""
+
+
+def sizes_that_differ(ours: Any, theirs: Any, unknown: tuple[str, ...] = ()) -> list[str]:
     """The sizes in which two configs of one class differ, as ``width 5120 here, 1536 there``."""
-    plain = {"dtype", "remat", "attention", "output_layer", "trained_frames", "text_length", "image_length"}
     found = []
     for field in dataclasses.fields(ours):
         mine, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if mine != other and not field.name.startswith("audio") and not (shapes_only and field.name in plain):
+        free = field.name in NOT_SIZES + unknown or field.name.startswith("audio_")
+        if mine != other and not free:
             found.append(f"{field.name} {mine} here, {other} there")
     return found
 
@@ -392,7 +396,8 @@ def load_public(
     theirs = layout.config(checkpoint.shapes, checkpoint.config)
     if config is None:
         config = theirs
-    elif differing := fields_that_differ(config, theirs):
+    # No shape tells the number of heads: without a config.json the caller's word counts.
+    elif differing := sizes_that_differ(config, theirs, () if checkpoint.config else ("heads",)):
         raise InputError(
             f"{checkpoint.path} is of another size than the config asks for "
             f"({'; '.join(differing)}); choose the preset of its size"
