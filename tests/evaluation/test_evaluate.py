@@ -48,7 +48,7 @@ def test_the_whole_evaluation_runs(weights, capsys, monkeypatch):
     dit = weights / "dit.safetensors"
     arguments = Arguments(
         what="student",
-        clips=3,
+        clips=2,
         seconds=3.0,
         out=weights / "report",
         vae=weights / "vae.safetensors",
@@ -57,7 +57,7 @@ def test_the_whole_evaluation_runs(weights, capsys, monkeypatch):
         warmup=dit,
         student=dit,
         steps=2,
-        batch=3,
+        batch=2,
         size=SIZE,
         oracle_clips=2,
     )

@@ -93,27 +93,33 @@ def vae_figures(measured: Measured, real: Measured, asked: Asked) -> list[Figure
     return [
         Figure("vae: PSNR", psnr.mean, least=32.0, low=psnr.low, high=psnr.high, note="dB, held-out clips"),
         *sync_figures("vae: opening,", sync, least=0.98),
-        Figure("vae: spread of the opening", float(np.mean(spread)), least=0.9, note="against real"),
+        Figure(
+            "vae: spread of the opening", bootstrap(np.array(spread)).mean, least=0.9, note="against real"
+        ),
         within("vae: motion", ratios["motion"], 0.1),
         within("vae: sharpness", ratios["sharpness"], 0.1),
         Figure("vae: flicker", ratios["flicker"], note="against real"),
     ]
 
 
-def listening_figures(name: str, measured: Measured, real: Measured, asked: Asked) -> list[Figure]:
-    """Mouth at rest while listening; head and eyes alive."""
+def mouth_share(measured: Measured, asked: Asked) -> tuple[float, int]:
+    """Movement of the mouth while listening as a share of that while speaking, and over how many clips."""
     listening, speaking = measured.mouth(asked.mode)
     both = np.isfinite(listening) & np.isfinite(speaking)
-    share = float(listening[both].mean() / speaking[both].mean()) if both.any() else NAN
-    true_listening, true_speaking = real.mouth(asked.mode)
-    own = float(true_listening[both].mean() / true_speaking[both].mean()) if both.any() else NAN
+    return (float(listening[both].mean() / speaking[both].mean()) if both.any() else NAN), int(both.sum())
+
+
+def listening_figures(name: str, measured: Measured, real: Measured, asked: Asked) -> list[Figure]:
+    """Mouth at rest while listening; head and eyes alive."""
+    share, count = mouth_share(measured, asked)
+    own, _ = mouth_share(real, asked)
     ratios = picture_ratios(measured, real)
     return [
         Figure(
             f"{name}: mouth listening / speaking",
             share,
             most=0.15,
-            note=f"{int(both.sum())} clips; true frames as read {own:.3f}",
+            note=f"{count} clips; true frames as read {own:.3f}",
         ),
         within(f"{name}: head motion", ratios["head motion"], 0.2),
         within(f"{name}: eye motion", ratios["eye motion"], 0.2),
@@ -171,7 +177,7 @@ def language_figures(system: LipSync, oracle: LipSync, languages: tuple[str, ...
     ]
     for language in sorted(set(languages)):
         chosen = [r for r, spoken in zip(system.per_clip, languages, strict=True) if spoken == language]
-        figures.append(Figure(f"new languages: {language}", float(np.nanmean(chosen)), note="student"))
+        figures.append(Figure(f"new languages: {language}", bootstrap(np.array(chosen)).mean, note="student"))
     return figures
 
 

@@ -130,7 +130,7 @@ def run(batches: Iterator[HeldOut], generators: dict[str, Generator], reader: Re
     """Every system on every batch; frames are dropped as soon as they are measured."""
     parts: dict[str, list[Measured]] = {}
     shown: dict[str, list[np.ndarray]] = {}
-    clips = []
+    asked = []
     for held_out in batches:
         truth = held_out.frames
         cuts = seams(truth.shape[1], chunk)
@@ -139,14 +139,10 @@ def run(batches: Iterator[HeldOut], generators: dict[str, Generator], reader: Re
             parts.setdefault(name, []).append(measure(reader, frames, truth, chunk=chunk, cuts=cuts))
             kept = shown.setdefault(name, [])
             kept.extend(frames[: max(0, SHOWN - len(kept))])
-        clips += [dataclasses.replace(clip, frames=clip.frames[:0]) for clip in held_out.clips]
-    asked = Asked(
-        audio=np.stack([clip.audio for clip in clips]),
-        opening=np.stack([clip.opening for clip in clips]).astype(np.float64),
-        mode=np.stack([clip.mode for clip in clips]).astype(int),
-        language=tuple(clip.meta["language"] for clip in clips),
-    )
-    return Results(asked, {name: join(pieces) for name, pieces in parts.items()}, shown)
+        asked += [(clip.audio, clip.opening, clip.mode, clip.meta["language"]) for clip in held_out.clips]
+    audio, opening, mode, language = zip(*asked, strict=True)
+    told = Asked(np.stack(audio), np.stack(opening).astype(np.float64), np.stack(mode), tuple(language))
+    return Results(told, {name: join(pieces) for name, pieces in parts.items()}, shown)
 
 
 def train_oracle(arguments) -> oracle.Oracle | None:
@@ -167,12 +163,8 @@ def reader_figures(results: Results) -> list[Figure]:
     sync = comparison.sync_of(real, asked)
     figures = comparison.sync_figures("reader: opening,", sync, least=0.98)
     figures.append(Figure("reader: opening, all clips pooled", pooled, note="speaking frames"))
-    listening, speaking_mouth = real.mouth(asked.mode)
-    figures.append(
-        Figure(
-            "reader: mouth listening / speaking", float(np.nanmean(listening) / np.nanmean(speaking_mouth))
-        )
-    )
+    share, count = comparison.mouth_share(real, asked)
+    figures.append(Figure("reader: mouth listening / speaking", share, note=f"true frames of {count} clips"))
     return figures
 
 

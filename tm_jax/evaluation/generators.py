@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -163,8 +164,11 @@ def _clip_config(model: DiT, chunk: int) -> ClipConfig:
 
 
 def _conditioning(videos: Sequence[EncodedVideo], frames: np.ndarray, config: ClipConfig) -> Conditioning:
+    """Conditions of these frames; the reference's are cut to as many, counted from its own beginning."""
     rows = [conditioning_arrays(video, frames, config) for video in videos]
-    return Conditioning(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    stacked = {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
+    stacked["condition"] = stacked["condition"][:, : len(frames)]
+    return Conditioning(**stacked)
 
 
 def _noise(seeds: Sequence[int], chunk: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -210,7 +214,8 @@ class Streamer:
         size = self.config.chunk
         shape = (size, *videos[0].reference.shape[1:])
         first = np.arange(size)
-        conditioning = _conditioning(videos, first, self.clip)
+        trained = np.minimum(np.arange(len(videos[0].reference)), len(videos[0].mode) - 1)
+        conditioning = _conditioning(videos, trained, self.clip)
         reference, state = _begin(self.model, self.config, conditioning)
         for index in range(chunks):
             inputs = _conditioning(videos, first + index * size, self.clip)
