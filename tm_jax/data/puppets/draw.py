@@ -166,7 +166,7 @@ def _face_frame(p, m, x, y):
 def _hair(p, u, v, cover, px):
     """Colour of the hair, and the coverage of the part behind the face and of the part before it."""
     vol = p.hair_vol
-    d_cap, q = _ellipse(u, v + 0.3 * vol, p.head_w + 0.75 * vol, p.head_h + vol)
+    d_cap, _ = _ellipse(u, v + 0.3 * vol, p.head_w + 0.75 * vol, p.head_h + vol)
     # Behind: the cap, and for long hair a rounded curtain down to hair_len.
     wide = p.head_w + p.hair_w * _smooth(v, -0.3, 0.3) + 0.04 * _smooth(v, 0.0, 0.8)
     hang = jnp.maximum(jnp.abs(u) - wide, jnp.maximum(v - p.hair_len, -v - 0.3))
@@ -383,7 +383,7 @@ def _renderer(size: int):
 def render(
     parameters: Float[np.ndarray, " parameters"], motion: Float[np.ndarray, "t motion"], size: int
 ) -> UInt8[np.ndarray, "t size size 3"]:
-    """Draw frames of one identity: `parameters` as `Identity.vector` gives them, columns of `motion` as `MOTION`."""
+    """Draw frames of one identity: `parameters` from `Identity.vector`, columns of `motion` as `MOTION`."""
     cpu = jax.devices("cpu")[0]
     draw = _renderer(size)
     parameters = jax.device_put(parameters, cpu)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.signal import lfilter
 
 from tm_jax.data.puppets.draw import MOTION
-from tm_jax.data.puppets.visemes import CLOSED, visemes
+from tm_jax.data.puppets.visemes import visemes
 
 FPS = 25
 _STEP = 0.0025
@@ -58,8 +58,6 @@ def mouth(phonemes: list[Phoneme], frames: int) -> dict[str, Float[np.ndarray, "
             target[:, a:b] = np.array([[part.opening], [part.width], [part.rounding]])
             if part.closure:
                 parted[a + 2 : max(b + 8, a + 38)] = 0.0
-        if parts == (CLOSED,):
-            continue
     rate = 2 / _LAG
     opening, width, rounding = (_follow(row, rate) for row in target)
     opening = opening * _follow(parted - 1.0, _CLOSURE_RATE) + opening

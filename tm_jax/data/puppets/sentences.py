@@ -10,6 +10,7 @@ import functools
 import numpy as np
 
 from tm_jax.data.puppets.words import WORDS
+from tm_jax.data.puppets.words_held_out import HELD_OUT_WORDS
 
 TEMPLATES = {
     "train": (
@@ -46,7 +47,7 @@ LANGUAGES = {
 @functools.cache
 def _lists(language: str, training: bool) -> dict[str, tuple[str, ...]]:
     lists = {}
-    for key, text in WORDS[language].items():
+    for key, text in (WORDS | HELD_OUT_WORDS)[language].items():
         lists[key] = tuple(entry.strip() for entry in text.split("|") if entry.strip())
     # Every third subject is kept for held-out speech.
     lists["S"] = tuple(s for i, s in enumerate(lists["S"]) if (i % 3 != 2) == training)

@@ -108,9 +108,9 @@ def _pack(request: Request) -> dict[str, np.ndarray]:
         raise InputError(
             f"speech: {request.text!r} gave no sound in voice {request.voice!r}; use other words."
         )
-    audio = resample_poly(pcm.astype(np.float64) / 32768, 320, 441) if rate == 22_050 else None
-    if audio is None:
+    if rate != 22_050:
         raise RuntimeError(f"espeak-ng speaks at {rate} Hz; 22050 was expected")
+    audio = resample_poly(pcm.astype(np.float64) / 32768, 320, 441)
     return {
         "audio": np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16),
         "starts": np.array([sample / rate for sample, _ in events], np.float32),

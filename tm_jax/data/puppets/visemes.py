@@ -30,7 +30,7 @@ _VOWELS = {
     Viseme(0.45, 0.65): "e",
     Viseme(0.42, 0.15): "ə ɚ ɘ ɤ",
     Viseme(0.27, 0.95): "i",
-    Viseme(0.33, 0.75): "ɪ ɨ ɯ",
+    Viseme(0.33, 0.75): "ɪ ᵻ ɨ ɯ",
     Viseme(0.75, -0.55, 0.6): "ɔ ɒ",
     Viseme(0.52, -0.75, 0.8): "o ɵ",
     Viseme(0.25, -1.0, 1.0): "u ʉ",
@@ -40,7 +40,7 @@ _VOWELS = {
 }
 _CONSONANTS = {
     Viseme(0.0, 0.0, 0.0, True): "m b p ɓ",
-    Viseme(0.07, 0.15): "f v ɱ β",
+    Viseme(0.07, 0.15): "f v ɱ β ʋ",
     Viseme(0.12, -0.95, 1.0): "w ʍ ɥ",
     Viseme(0.16, 0.45): "s z",
     Viseme(0.2, -0.5, 0.6): "ʃ ʒ ʂ ʐ",
@@ -63,7 +63,7 @@ VOWELS = frozenset(symbol for symbols in _VOWELS.values() for symbol in symbols.
 
 @functools.cache
 def visemes(phoneme: str) -> tuple[Viseme, ...]:
-    """The mouths of one IPA phoneme in order: two or more for diphthongs and affricates, `CLOSED` for a pause.
+    """The mouths of one IPA phoneme in order: several for diphthongs and affricates, `CLOSED` for a pause.
 
     Stress lengthens and opens: a stressed vowel is a tenth wider open.  Unknown marks (length, nasality) are
     passed over.

@@ -77,7 +77,7 @@ def frame_count(seconds: float) -> int:
     """The largest 1 + 4k frames that fit in `seconds`."""
     if not seconds * FPS >= 1:
         raise InputError(f"seconds is {seconds}, less than one frame; give at least {1 / FPS}.")
-    return 1 + 4 * ((int(round(seconds * FPS * 1e6)) // 1_000_000 - 1) // 4)
+    return 1 + 4 * ((round(seconds * FPS * 1e6) // 1_000_000 - 1) // 4)
 
 
 class PuppetWorld:
