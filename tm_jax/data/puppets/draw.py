@@ -211,7 +211,7 @@ def _ears(p, picture, u, v, cover):
     ear = _lit(p, p.colour("skin"), jnp.sign(u) * 0.6, 0.0, 0.7, 0.0)
     ear = _over(ear, _times(p.colour("skin"), 0.62), 0.5 * cover(d_ear + 0.045))
     # Long hair covers the ears; a sliver of them between two strands would look like a fault.
-    return _over(picture, ear, cover(d_ear) * (1.0 - _smooth(p.hair_len, 0.1, 0.3)))
+    return _over(picture, ear, cover(d_ear) * (1.0 - _smooth(p.hair_len * p.hair_on, 0.1, 0.3)))
 
 
 def _skin(p, u, v, rx, ry, d_face, q, fu, fv, cast, cover, px):
