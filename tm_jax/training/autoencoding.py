@@ -19,6 +19,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tm_jax.data.pixels import to_pixels, to_signed
 from tm_jax.data.puppet_windows import PuppetWindows, WindowConfig
 from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.vae_init import linear_start
+from tm_jax.pretrained.weights import load_model
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.previews import write_sheet
@@ -75,10 +77,12 @@ def autoencoding_loss(
     return loss, {"loss": loss, "psnr": psnr, "motion": motion, "edges": edges, "kl": kl}
 
 
-def latent_statistics(vae: VAE, windows: list[Video]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def latent_statistics(vae: VAE, windows: Video) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every latent channel over these windows."""
     means = jax.jit(lambda vae, video: vae.encode_moments(video)[0])
-    flat = np.concatenate([np.asarray(means(vae, video)).reshape(-1, vae.config.z_dim) for video in windows])
+    flat = np.concatenate(
+        [np.asarray(means(vae, video)).reshape(-1, vae.config.z_dim) for video in windows[:, None]]
+    )
     return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
 
 
@@ -93,6 +97,10 @@ class VaeExperiment:
     windows: WindowConfig = WindowConfig()
     ema: float = 0.999
     """Decay of the average of the parameters that is shipped."""
+    linear_start: int = 100
+    """Windows that a linear start is fitted to; 0 starts at random."""
+    init_from: Path | None = None
+    """Weights to start from; None starts afresh."""
     measured_on: int = 32
     """Windows over which the latents' mean and standard deviation are measured."""
 
@@ -107,18 +115,36 @@ class AutoencodingPhase:
     def __init__(self, config: VaeExperiment):
         self.config = config
         self.tx = make_optimizer(config.optim)
+        self._start: VAE | None = None
         self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
         self._reconstruct = jax.jit(lambda vae, video: vae.decode(vae.encode(video)))
 
     def init(self, key: jax.Array) -> TrainState:
-        """A fresh VAE, or one that starts as a linear autoencoder."""
+        """A linear start, a fresh VAE, or the one to go on from."""
         weights, draws = jax.random.split(key)
-        vae = VAE(self.config.model, rngs=nnx.Rngs(weights))
+        if self._start is None:
+            self._start = self._starting_weights()
+        vae = VAE(self.config.model, rngs=nnx.Rngs(weights)) if self._start is None else self._start
         return TrainState.create(vae, self.tx, draws)
+
+    def _starting_weights(self) -> VAE | None:
+        """Weights that don't depend on the random key, computed outside of any trace."""
+        config = self.config
+        with jax.ensure_compile_time_eval():
+            if config.init_from:
+                vae = load_model(config.init_from, VAE, VAEConfig)
+                vae.config = config.model
+                return vae
+            if config.linear_start:
+                vae = VAE(config.model, rngs=nnx.Rngs(config.loop.seed))
+                return linear_start(vae, self._windows("train", config.linear_start))
+        return None
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         video = batch["frames"].astype(jnp.float32) / 127.5 - 1.0
-        weight = pixel_weight(self.config.loss, *video.shape[2:4])
+        video = video.reshape(-1, *video.shape[2:])
+        whole = not self.config.windows.crop
+        weight = pixel_weight(self.config.loss, *video.shape[2:4]) if whole else jnp.ones((1, 1, 1, 1, 1))
         gradients, metrics = jax.grad(autoencoding_loss, has_aux=True)(
             state.model, video, weight, state.draw(), self.config.loss
         )
@@ -132,14 +158,14 @@ class AutoencodingPhase:
         """Random windows of the puppets' videos."""
         return grain.MapDataset.source(PuppetWindows(self.config.windows))
 
-    def _heldout(self, count: int) -> list[np.ndarray]:
-        source = PuppetWindows(dataclasses.replace(self.config.windows, split="heldout"))
-        return [to_signed(source[index]["frames"])[None] for index in range(count)]
+    def _windows(self, split: str, count: int) -> np.ndarray:
+        source = PuppetWindows(dataclasses.replace(self.config.windows, split=split, crop=0))
+        return np.concatenate([to_signed(source[index]["frames"]) for index in range(count)])
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Held-out windows beside their reconstructions."""
         rows, errors = [], []
-        for video in self._heldout(6):
+        for video in self._windows("heldout", 6)[:, None]:
             ours = np.asarray(self._reconstruct(state.ema, video))
             errors.append(np.square(ours - video).mean() / 4)
             rows += [to_pixels(video[0]), to_pixels(ours[0])]
@@ -148,7 +174,7 @@ class AutoencodingPhase:
 
     def weights(self, state: TrainState) -> VAE:
         """The averaged VAE, with the statistics of its latents in its config."""
-        mean, std = latent_statistics(state.ema, self._heldout(self.config.measured_on))
+        mean, std = latent_statistics(state.ema, self._windows("heldout", self.config.measured_on))
         vae = jax.tree.map(lambda x: x, state.ema)
         vae.config = dataclasses.replace(vae.config, latents_mean=mean, latents_std=std)
         return vae

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tm_jax.diffusion.flow import Schedule, add_noise, clean_from_velocity, velocity
+from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, guided_velocity
 from tm_jax.models.dit import DiT
-from tm_jax.nn.masks import Bidirectional
+from tm_jax.nn.masks import Bidirectional, SparseCausal
 from tm_jax.types import Conditioning, Latents
 
 

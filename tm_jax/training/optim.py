@@ -43,6 +43,9 @@ class OptimConfig:
     """Adam's ε."""
     muon_beta: float = 0.95
     """Momentum of the kernels under muon."""
+    muon_rms: float = 0.2
+    """Size of muon's update relative to lr: 0.2 resembles Adam's; 0 leaves it orthonormal, which bounds the
+    change of each layer's output whatever its fan-in."""
 
     def __post_init__(self):
         if self.lr < 0 or self.lr_end < 0 or self.warmup_steps < 0 or self.clip < 0:
@@ -132,8 +135,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
             weight_decay=config.weight_decay,
             adam_b1=config.betas[0],
             adam_b2=config.betas[1],
-            # Scales Muon's update to Adam's usual size, so that one learning rate serves both.
-            consistent_rms=0.2,
+            consistent_rms=config.muon_rms or None,
             muon_weight_dimension_numbers=muon_dimensions,
         )
     return optax.chain(optax.clip_by_global_norm(config.clip), method) if config.clip else method

@@ -1,0 +1,37 @@
+"""The tiny world's student: the teacher distilled to a sparse causal model of 2 steps a chunk.
+
+python train.py tiny_student                 needs runs/tiny_vae, runs/tiny_teacher
+"""
+
+from pathlib import Path
+
+from configs.tiny_teacher import CLIP, MODEL, SCHEDULE, VIDEOS
+from tm_jax.diffusion.rollout import RolloutConfig
+from tm_jax.diffusion.sampler import Guidance, SamplerConfig
+from tm_jax.training.dmd import DistillationLoss
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.ode_pairs import PairsConfig
+from tm_jax.training.optim import OptimConfig
+from tm_jax.training.student_phase import StudentExperiment
+
+GUIDANCE = Guidance(audio=1.5)
+OPTIM = OptimConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0)
+STUDENT = OptimConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
+
+PRESET = StudentExperiment(
+    loop=LoopConfig(name="tiny_student", steps=900, batch_size=8, checkpoint_every=150, preview_every=300),
+    model=MODEL,
+    vae=Path("runs/tiny_vae/weights.safetensors"),
+    teacher=Path("runs/tiny_teacher/weights.safetensors"),
+    rollout=RolloutConfig(chunk=CLIP.chunk, steps=2, schedule=SCHEDULE),
+    loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE),
+    warmup=200,
+    critic_per_student=3,
+    long_chunks=12,
+    optim=STUDENT,
+    warmup_optim=OptimConfig(lr=3e-4, betas=(0.0, 0.99), clip=1.0),
+    critic_optim=OPTIM,
+    clip=CLIP,
+    videos=VIDEOS,
+    pairs=PairsConfig(count=400, sampler=SamplerConfig(steps=12, schedule=SCHEDULE, guidance=GUIDANCE)),
+)

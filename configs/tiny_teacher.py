@@ -1,0 +1,56 @@
+"""The tiny world's teacher: a bidirectional, audio-conditioned DiT on the latents of tiny_vae.
+
+python train.py tiny_teacher                 needs runs/tiny_vae; writes runs/tiny_teacher/weights.safetensors
+"""
+
+from pathlib import Path
+
+from configs.tiny_vae import Z
+from tm_jax.data.encoded_videos import EncodedConfig
+from tm_jax.data.latent_clips import ClipConfig
+from tm_jax.diffusion.flow import Schedule
+from tm_jax.diffusion.sampler import Guidance, SamplerConfig
+from tm_jax.models.dit import DiTConfig
+from tm_jax.training.flow_matching import FlowMatchingLoss
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.optim import OptimConfig
+from tm_jax.training.teacher_phase import TeacherExperiment
+
+SCHEDULE = Schedule(shift=3.0)
+CLIP = ClipConfig(text_length=4, text_width=16)
+VIDEOS = EncodedConfig(count=200, seconds=5.64)
+
+MODEL = DiTConfig(
+    width=192,
+    ffn=512,
+    heads=4,
+    layers=6,
+    patch=(1, 2, 2),
+    in_channels=2 * Z + 4,
+    out_channels=Z,
+    text_width=16,
+    text_length=4,
+    image_width=Z,
+    image_length=64,
+    audio_width=80,
+    audio_dim=128,
+    audio_left=CLIP.audio_left,
+    audio_lookahead=CLIP.audio_lookahead,
+    time_frequencies=64,
+    dtype="float32",
+    remat=False,
+)
+
+PRESET = TeacherExperiment(
+    loop=LoopConfig(name="tiny_teacher", steps=3000, batch_size=8, checkpoint_every=500, preview_every=1000),
+    model=MODEL,
+    vae=Path("runs/tiny_vae/weights.safetensors"),
+    optim=OptimConfig(
+        name="muon", lr=2e-3, warmup_steps=50, schedule="cosine", decay_steps=2950, lr_end=5e-5, clip=1.0
+    ),
+    loss=FlowMatchingLoss(schedule=SCHEDULE, face=1.5, drop_text=0.0),
+    clip=CLIP,
+    videos=VIDEOS,
+    ema=0.998,
+    sampler=SamplerConfig(steps=20, schedule=SCHEDULE, guidance=Guidance(audio=1.5)),
+)
