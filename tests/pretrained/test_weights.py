@@ -156,3 +156,11 @@ def test_an_unwritable_path(net, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="could not be written"):
         save_model(tmp_path / "file" / "net.safetensors", net, net.config)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read():
+    from tm_jax.pretrained.files import is_pickle
+
+    assert not is_pickle((0x0480).to_bytes(8, "little") + b"{")
+    assert is_pickle(b"\x80\x04\x95\x00\x00\x00\x00\x00\x00")
+    assert is_pickle(b"PK\x03\x04" + bytes(5))

@@ -36,9 +36,20 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 STEMS = ("diffusion_pytorch_model", "model")
 SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", "scaled_fp8", ".absmax")
+
+
+def is_pickle(start: bytes) -> bool:
+    """Whether a file that starts with these bytes (nine or more) is a pickle, or a zip of pickles.
+
+    A safetensors file may begin with a pickle's own two bytes, for it begins with a length; its ninth
+    byte opens the JSON header.
+    """
+    protocol = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return start[8:9] != b"{" and (start[:4] == b"PK\x03\x04" or protocol)
+
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.safetensors")
 _LARGEST_HEADER = 100 * 2**20
@@ -149,9 +160,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            start = file.read(8)
-            if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+            start = file.read(9)
+            if is_pickle(start):
                 raise _pickle_refused(path)
+            start, _ = start[:8], file.seek(8)
             if start.startswith(b"version "):
                 raise InputError(f"{path} is a Git LFS pointer and not the file itself; run git lfs pull")
             length = int.from_bytes(start, "little")

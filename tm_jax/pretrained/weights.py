@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tm_jax.config import differences, from_json, to_json
+from tm_jax.pretrained.files import PICKLES, is_pickle
 from tm_jax.types import InputError
 
 _FORMAT = "tm_jax"
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 def named_leaves(tree: Any) -> tuple[list[str], list[Any], Any]:
@@ -130,9 +130,9 @@ def _open(path: Path):
     if path.stat().st_size == 0:
         raise InputError(f"The weights file {path} is empty: copy or download it again.")
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(9)
     # torch.save writes a zip or a bare pickle; both run code when loaded.
-    if path.suffix in _PICKLES or start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+    if path.suffix in PICKLES or is_pickle(start):
         raise InputError(
             f"{path} is a Python pickle, which can run any code when it is opened, so it is refused: "
             "convert it to .safetensors first."
