@@ -12,6 +12,11 @@ env: .venv/.installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+demo: env
+	mkdir -p out
+	$(RUN) infer.py --image tm_jax/assets/anime.png --audio tm_jax/assets/speech.wav \
+	  --out out/demo.mp4 --frames-out out/demo.png
+
 test: env
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest

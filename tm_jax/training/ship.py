@@ -1,0 +1,63 @@
+"""Copies a finished run's weights to where ``infer.py`` looks for them, as float16.
+
+    python -m tm_jax.training.ship --student runs/tiny_student/weights.safetensors
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import tyro
+
+from tm_jax.config import to_json
+from tm_jax.diffusion.rollout import RolloutConfig
+from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.pretrained.weights import load_model, read_config, read_header, save_model
+from tm_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Ship a VAE and a student."""
+
+    vae: Path = Path("runs/tiny_vae/weights.safetensors")
+    """The VAE's run."""
+    student: Path = Path("runs/tiny_student/weights.safetensors")
+    """The student's run."""
+    preset: str = "tiny_student"
+    """The preset that the student was trained by; its rollout is written into the file."""
+    out: Path = Path("tm_jax/weights")
+    """Folder to write vae.safetensors and student.safetensors to."""
+
+
+def _ship(source: Path, target: Path, model_class, config_class, extra: dict) -> None:
+    model = load_model(source, model_class, config_class)
+    origin = read_header(source).meta
+    save_model(target, model, read_config(source, config_class), meta={"trained": origin, **extra}, dtype="f16")
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def rollout_of(preset: str) -> RolloutConfig:
+    """The rollout that a student preset distils for."""
+    import importlib
+
+    return importlib.import_module(f"configs.{preset}").PRESET.rollout
+
+
+def main() -> int:
+    """Writes both files; returns the exit status."""
+    arguments = tyro.cli(Arguments, prog="python -m tm_jax.training.ship")
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        _ship(arguments.vae, arguments.out / "vae.safetensors", VAE, VAEConfig, {})
+        rollout = {"rollout": to_json(rollout_of(arguments.preset))}
+        _ship(arguments.student, arguments.out / "student.safetensors", DiT, DiTConfig, rollout)
+    except InputError as error:
+        print(f"ship: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
