@@ -24,10 +24,12 @@ CONFIG = DiTConfig(
 )  # fmt: skip
 
 
-def perturbed(model: DiT, key) -> DiT:
-    """The model with every zero-initialised parameter made random, so that all paths carry signal."""
-    leaves, treedef = jax.tree.flatten(model)
-    keys = jax.random.split(key, len(leaves))
+@jax.jit
+def random_model(key) -> DiT:
+    """A model with every zero-initialised parameter made random, so that all paths carry signal."""
+    weights, noise = jax.random.split(key)
+    leaves, treedef = jax.tree.flatten(DiT(CONFIG, rngs=nnx.Rngs(weights)))
+    keys = jax.random.split(noise, len(leaves))
     return jax.tree.unflatten(
         treedef, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
     )
@@ -48,14 +50,14 @@ def conditioning(key, frames: int, batch: int = 2) -> Conditioning:
 
 @pytest.fixture
 def model(getkey):
-    return perturbed(DiT(CONFIG, rngs=nnx.Rngs(getkey())), getkey())
+    return random_model(getkey())
 
 
 def stream(model, config, whole, noises, chunks):
     """The whole stream, chunk by chunk, by one compiled step."""
     step = jax.jit(chex.assert_max_traces(lambda *a: generate_chunk(model, config, *a), n=1))
     chex.clear_trace_counter()
-    reference = make_reference(model, whole.frames(0, 21))
+    reference = jax.jit(make_reference)(model, whole.frames(0, 21))
     state, made = init_stream(model, config, reference), []
     for index in range(chunks):
         here = slice(index * config.chunk, (index + 1) * config.chunk)
@@ -69,7 +71,7 @@ def test_stream_equals_the_parallel_masked_passes(model, getkey, relative_error,
     config = RolloutConfig(chunk=chunk)
     whole = conditioning(getkey(), 21)
     noises = jax.random.normal(getkey(), (2, 2, 21, 2, 2, 4))
-    _, parallel = parallel_steps(model, config, whole, noises)
+    parallel = jax.jit(lambda *given: parallel_steps(model, config, *given)[1])(whole, noises)
     assert relative_error(stream(model, config, whole, noises, 21 // chunk), parallel) <= 1e-5
 
 
@@ -91,7 +93,7 @@ def test_no_chunk_feels_later_audio_and_every_permitted_past_is_felt(model, getk
         clean = parallel_steps(model, config, whole.replace(audio_tokens=audio), noise)[1]
         return jnp.sum(jnp.sin(7 * clean[:, 9:12]))
 
-    by_audio, by_noise = jax.grad(chunk_three, argnums=(0, 1))(whole.audio_tokens, noises)
+    by_audio, by_noise = jax.jit(jax.grad(chunk_three, argnums=(0, 1)))(whole.audio_tokens, noises)
     audio = np.abs(np.asarray(by_audio)).sum((0, 2, 3))
     noise = np.abs(np.asarray(by_noise)).sum((1, 3, 4, 5))
     assert (audio[12:] == 0).all(), "later audio reaches an earlier chunk"

@@ -30,6 +30,7 @@ def videos(count: int, frames: int = 30) -> list[EncodedVideo]:
     ]
 
 
+@jax.jit
 def random_dit(key) -> DiT:
     """A DiT whose zero-initialised parameters are random too."""
     weights, noise = jax.random.split(key)

@@ -53,15 +53,21 @@ class VAEConfig:
     z_dim: int = 16
     """Latent channels."""
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    """Width of every stage, in multiples of the base; each stage but the last halves the picture."""
+    """Width of every stage, in multiples of the base; each stage but the last halves something."""
     num_res_blocks: int = 2
     """Residual blocks of an encoder stage; a decoder stage has one more."""
     temporal_downsample: tuple[bool, ...] = (False, True, True)
-    """Which of the halvings halve the frame rate too."""
+    """Which of the stages halve the frame rate."""
+    spatial_downsample: tuple[bool, ...] | None = None
+    """Which of the stages halve the picture; None for all of them, as in both of Wan's forms.  A stage
+    that halves only the frame rate needs the linear shortcuts."""
     patch_size: int = 1
     """Side of the square of pixels that becomes channels before the first convolution."""
     residual: bool = False
     """Whether stages have Wan2.2's linear shortcuts."""
+    linear_ends: bool = False
+    """Whether the last convolution of either half reads the residual stream itself, without Wan's norm and
+    SiLU before it: with ``residual`` a linear path leads from pixels to latents and back."""
     latents_mean: tuple[float, ...] = WAN_LATENTS_MEAN
     """Mean of every latent channel over the training data."""
     latents_std: tuple[float, ...] = WAN_LATENTS_STD
@@ -72,13 +78,22 @@ class VAEConfig:
     def __post_init__(self):
         if len(self.temporal_downsample) != len(self.dim_mult) - 1:
             raise ValueError("temporal_downsample needs one entry fewer than dim_mult")
+        if len(self.halves) != len(self.dim_mult) - 1:
+            raise ValueError("spatial_downsample needs one entry fewer than dim_mult")
+        if not all(self.halves) and not self.residual:
+            raise ValueError("stages that do not halve the picture need residual=True")
         if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
             raise ValueError(f"latents_mean and latents_std need z_dim = {self.z_dim} numbers each")
 
     @property
+    def halves(self) -> tuple[bool, ...]:
+        """Which stages halve the picture."""
+        return self.spatial_downsample or (True,) * (len(self.dim_mult) - 1)
+
+    @property
     def spatial_stride(self) -> int:
         """Pixels per latent place, in either direction."""
-        return self.patch_size * 2 ** (len(self.dim_mult) - 1)
+        return self.patch_size * 2 ** sum(self.halves)
 
     @property
     def temporal_stride(self) -> int:
@@ -99,7 +114,7 @@ class Encoder(nnx.Module):
                     widths[i],
                     widths[i + 1],
                     blocks=config.num_res_blocks,
-                    spatial=i < last,
+                    spatial=i < last and config.halves[i],
                     temporal=i < last and config.temporal_downsample[i],
                     residual=config.residual,
                     rngs=rngs,
@@ -108,14 +123,16 @@ class Encoder(nnx.Module):
             ]
         )
         self.middle = MiddleBlock(widths[-1], rngs=rngs)
-        self.norm_out = RMSNorm(widths[-1])
+        self.norm_out = None if config.linear_ends else RMSNorm(widths[-1])
         self.conv_out = CausalConv3d(widths[-1], 2 * config.z_dim, rngs=rngs)
 
     def __call__(self, x: Clip, history: History) -> Resized:
         x = self.conv_in(history.extend(x, 2))
         for stage in self.stages:
             x = stage(x, history)
-        x = activate(self.norm_out(self.middle(x, history)))
+        x = self.middle(x, history)
+        if self.norm_out is not None:
+            x = activate(self.norm_out(x))
         return self.conv_out(history.extend(x, 2))
 
 
@@ -136,7 +153,7 @@ class Decoder(nnx.Module):
                     enter[i],
                     widths[i + 1],
                     blocks=config.num_res_blocks + 1,
-                    spatial=i < last,
+                    spatial=i < last and config.halves[last - 1 - i],
                     temporal=i < last and config.temporal_downsample[last - 1 - i],
                     residual=config.residual,
                     rngs=rngs,
@@ -144,14 +161,16 @@ class Decoder(nnx.Module):
                 for i in range(last + 1)
             ]
         )
-        self.norm_out = RMSNorm(widths[-1])
+        self.norm_out = None if config.linear_ends else RMSNorm(widths[-1])
         self.conv_out = CausalConv3d(widths[-1], 3 * config.patch_size**2, rngs=rngs)
 
     def __call__(self, x: Clip, history: History) -> Resized:
         x = self.middle(self.conv_in(history.extend(x, 2)), history)
         for stage in self.stages:
             x = stage(x, history)
-        return self.conv_out(history.extend(activate(self.norm_out(x)), 2))
+        if self.norm_out is not None:
+            x = activate(self.norm_out(x))
+        return self.conv_out(history.extend(x, 2))
 
 
 class VAE(nnx.Module):

@@ -115,16 +115,16 @@ class MiddleBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves the picture and, if temporal, the frame rate; a stream's first frame bypasses the latter."""
+    """Halves the picture, the frame rate or both; a stream's first frame bypasses the latter."""
 
-    def __init__(self, channels: int, *, temporal: bool, rngs: nnx.Rngs):
-        self.conv = Conv2d(channels, channels, stride=2, rngs=rngs)
+    def __init__(self, channels: int, *, spatial: bool, temporal: bool, rngs: nnx.Rngs):
+        self.conv = Conv2d(channels, channels, stride=2, rngs=rngs) if spatial else None
         self.time_conv = (
             CausalConv3d(channels, channels, size=(3, 1, 1), stride=2, rngs=rngs) if temporal else None
         )
 
     def __call__(self, x: Clip, history: History) -> Resized:
-        x = self.conv(x)
+        x = x if self.conv is None else self.conv(x)
         if self.time_conv is None:
             return x
         if not history.starts:
@@ -134,14 +134,14 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles the picture and, if temporal, the frame rate.
+    """Doubles the picture, the frame rate or both.
 
     The first frame of a stream bypasses the temporal convolution, which on the second frame starts from
     zeros and not from the first: Wan's decoder was trained so.
     """
 
-    def __init__(self, channels: int, outputs: int, *, temporal: bool, rngs: nnx.Rngs):
-        self.conv = Conv2d(channels, outputs, rngs=rngs)
+    def __init__(self, channels: int, outputs: int, *, spatial: bool, temporal: bool, rngs: nnx.Rngs):
+        self.conv = Conv2d(channels, outputs, rngs=rngs) if spatial else None
         self.time_conv = CausalConv3d(channels, 2 * channels, size=(3, 1, 1), rngs=rngs) if temporal else None
 
     def __call__(self, x: Clip, history: History) -> Resized:
@@ -149,7 +149,7 @@ class Upsample(nnx.Module):
             bypassing, rest = (x[:, :1], x[:, 1:]) if history.starts else (x[:, :0], x)
             longer = history.extend(rest, 2)
             x = jnp.concatenate([bypassing, self._double(longer)], axis=1) if rest.shape[1] else bypassing
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3))
+        return x if self.conv is None else self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3))
 
     def _double(self, longer: Clip) -> Resized:
         """Two frames from every frame but the two in front."""
@@ -175,18 +175,18 @@ def average_down(x: Clip, outputs: int, *, temporal: bool, spatial: bool, starts
     return x.reshape(batch, frames, height, width, outputs, -1).mean(axis=-1)
 
 
-def duplicate_up(x: Clip, outputs: int, *, temporal: bool, starts: bool) -> Resized:
+def duplicate_up(x: Clip, outputs: int, *, temporal: bool, spatial: bool, starts: bool) -> Resized:
     """Wan2.2's parameter-free shortcut up: channels are repeated, then dealt out to 2×2(×2) neighbours.
 
     Args:
         starts: whether x begins a stream, whose first frame gives one frame and not two.
     """
-    in_time = 1 + temporal
+    in_time, in_space = 1 + temporal, 1 + spatial
     batch, frames, height, width, channels = x.shape
-    x = jnp.repeat(x, outputs * in_time * 4 // channels, axis=-1)
-    x = x.reshape(batch, frames, height, width, outputs, in_time, 2, 2)
+    x = jnp.repeat(x, outputs * in_time * in_space**2 // channels, axis=-1)
+    x = x.reshape(batch, frames, height, width, outputs, in_time, in_space, in_space)
     x = x.transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    x = x.reshape(batch, in_time * frames, 2 * height, 2 * width, outputs)
+    x = x.reshape(batch, in_time * frames, in_space * height, in_space * width, outputs)
     return x[:, 1:] if temporal and starts else x
 
 
@@ -206,20 +206,20 @@ class DownStage(nnx.Module):
     ):
         widths = [inputs, *[outputs] * blocks]
         self.resnets = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
-        self.resample = Downsample(outputs, temporal=temporal, rngs=rngs) if spatial else None
-        self.outputs, self.temporal, self.residual = outputs, temporal, residual
+        moves = {"spatial": spatial, "temporal": temporal}
+        self.resample = Downsample(outputs, **moves, rngs=rngs) if spatial or temporal else None
+        self.outputs, self.spatial, self.temporal, self.residual = outputs, spatial, temporal, residual
 
     def __call__(self, x: Clip, history: History) -> Resized:
         y = x
         for resnet in self.resnets:
             y = resnet(y, history)
-        spatial = self.resample is not None
-        if spatial:
+        if self.resample is not None:
             y = self.resample(y, history)
         if not self.residual:
             return y
         return y + average_down(
-            x, self.outputs, temporal=self.temporal, spatial=spatial, starts=history.starts
+            x, self.outputs, temporal=self.temporal, spatial=self.spatial, starts=history.starts
         )
 
 
@@ -241,8 +241,9 @@ class UpStage(nnx.Module):
         self.resnets = nnx.List([ResidualBlock(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
         # Wan2.1 halves the width on the way up; Wan2.2 keeps it, for its shortcut to be added.
         wide = outputs if residual else outputs // 2
-        self.resample = Upsample(outputs, wide, temporal=temporal, rngs=rngs) if spatial else None
-        self.outputs, self.temporal, self.residual = outputs, temporal, residual
+        moves = {"spatial": spatial, "temporal": temporal}
+        self.resample = Upsample(outputs, wide, **moves, rngs=rngs) if spatial or temporal else None
+        self.outputs, self.spatial, self.temporal, self.residual = outputs, spatial, temporal, residual
 
     def __call__(self, x: Clip, history: History) -> Resized:
         y = x
@@ -253,4 +254,6 @@ class UpStage(nnx.Module):
         y = self.resample(y, history)
         if not self.residual:
             return y
-        return y + duplicate_up(x, self.outputs, temporal=self.temporal, starts=history.starts)
+        return y + duplicate_up(
+            x, self.outputs, temporal=self.temporal, spatial=self.spatial, starts=history.starts
+        )
