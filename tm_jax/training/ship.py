@@ -1,6 +1,6 @@
 """Copies a finished run's weights to where ``infer.py`` looks for them, as float16.
 
-    python -m tm_jax.training.ship --student runs/tiny_student/weights.safetensors
+python -m tm_jax.training.ship --student runs/tiny_student/weights.safetensors
 """
 
 import dataclasses
@@ -34,7 +34,8 @@ class Arguments:
 def _ship(source: Path, target: Path, model_class, config_class, extra: dict) -> None:
     model = load_model(source, model_class, config_class)
     origin = read_header(source).meta
-    save_model(target, model, read_config(source, config_class), meta={"trained": origin, **extra}, dtype="f16")
+    config = read_config(source, config_class)
+    save_model(target, model, config, meta={"trained": origin, **extra}, dtype="f16")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
