@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.conftest import DIT, READER, SIZE, VAE_CONFIG
+from tm_jax.data.puppets import world
 from tm_jax.evaluation import generators, oracle
 from tm_jax.evaluation.__main__ import Arguments
 from tm_jax.evaluation.evaluate import evaluate
@@ -42,6 +43,12 @@ def weights(tmp_path, tiny_reader, tiny_vae, tiny_dit):
 
 
 def test_the_whole_evaluation_runs(weights, capsys, monkeypatch):
+    grey = lambda who, motion, size: np.random.default_rng(0).integers(
+        0, 255, (len(motion), size, size, 3), np.uint8
+    )
+    monkeypatch.setattr(
+        world, "render", grey
+    )  # the renderer's own compilation takes longer than all the rest
     train = oracle.train_oracle
     quick = oracle.OracleConfig(steps=5, batch_size=16)
     monkeypatch.setattr(oracle, "train_oracle", lambda sounds, openings: train(sounds, openings, quick))

@@ -48,7 +48,9 @@ def test_pictures_are_drawn(tmp_path, rng):
     truth = rng.random((2, 40))
     pictures.openings(tmp_path / "a.png", truth, {"student": truth}, np.ones((2, 40), int))
     pictures.bars(tmp_path / "b.png", {"student": {"flicker": 1.2}}, {"flicker": (0.85, 1.15)})
-    pictures.strips(tmp_path / "c.png", {"real": list(np.zeros((2, 9, 8, 8, 3), np.uint8))}, [0, 4, 8])
+    pictures.strips(
+        tmp_path / "c.png", {"real": list(np.zeros((2, 9, 8, 8, 3), np.uint8))}, np.array([0, 4, 8])
+    )
     minute = Minute(1500, 0.5, (1.0, 2.0, 3.0), 0.1, 0.2, 0.3, 0.9)
     pictures.minutes(tmp_path / "d.png", {"anime": [minute, minute]})
     assert all((tmp_path / f"{name}.png").stat().st_size > 0 for name in "abcd")

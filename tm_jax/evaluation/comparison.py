@@ -85,17 +85,16 @@ def vae_figures(measured: Measured, real: Measured, asked: Asked) -> list[Figure
     sync, psnr = sync_of(measured, asked), bootstrap(measured.pictures["psnr"])
     ratios = picture_ratios(measured, real)
     speaking = asked.mode == 1
-    spread = [
+    spreads = [
         ours[keep].std() / max(true[keep].std(), 1e-6)
         for ours, true, keep in zip(measured.opening, real.opening, speaking, strict=True)
         if keep.sum() > 50
     ]
+    spread = bootstrap(np.array(spreads)).mean
     return [
         Figure("vae: PSNR", psnr.mean, least=32.0, low=psnr.low, high=psnr.high, note="dB, held-out clips"),
         *sync_figures("vae: opening,", sync, least=0.98),
-        Figure(
-            "vae: spread of the opening", bootstrap(np.array(spread)).mean, least=0.9, note="against real"
-        ),
+        Figure("vae: spread of the opening", spread, least=0.9, note="against real"),
         within("vae: motion", ratios["motion"], 0.1),
         within("vae: sharpness", ratios["sharpness"], 0.1),
         Figure("vae: flicker", ratios["flicker"], note="against real"),

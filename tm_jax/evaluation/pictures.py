@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -52,7 +52,7 @@ def bars(path: Path, values: dict[str, dict[str, float]], wanted: dict[str, tupl
 
 
 def strips(
-    path: Path, rows: dict[str, Sequence[UInt8[np.ndarray, "t y x 3"]]], frames: Sequence[int]
+    path: Path, rows: dict[str, Sequence[UInt8[np.ndarray, "t y x 3"]]], frames: Int[np.ndarray, " shown"]
 ) -> None:
     """For each clip one strip of frames from every system, under each other."""
     from PIL import Image
