@@ -46,9 +46,7 @@ def test_the_whole_evaluation_runs(weights, capsys, monkeypatch):
     grey = lambda who, motion, size: np.random.default_rng(0).integers(
         0, 255, (len(motion), size, size, 3), np.uint8
     )
-    monkeypatch.setattr(
-        world, "render", grey
-    )  # the renderer's own compilation takes longer than all the rest
+    monkeypatch.setattr(world, "render", grey)
     train = oracle.train_oracle
     quick = oracle.OracleConfig(steps=5, batch_size=16)
     monkeypatch.setattr(oracle, "train_oracle", lambda sounds, openings: train(sounds, openings, quick))

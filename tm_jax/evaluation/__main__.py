@@ -26,26 +26,26 @@ class Arguments:
     """Length of each long stream (drift)."""
     out: Path = Path("out/evaluation")
     """Directory for report.json, report.txt and the pictures."""
-    vae: Path = _WEIGHTS / "tiny_vae.safetensors"
+    vae: Path = _WEIGHTS / "vae.safetensors"
     """Weights of the VAE."""
     reader: Path = _WEIGHTS / "tiny_reader.safetensors"
     """Weights of the reader."""
-    teacher: Path | None = _WEIGHTS / "tiny_teacher.safetensors"
+    teacher: Path = Path("runs/tiny_teacher/weights.safetensors")
     """Weights of the teacher, which is also the untrained baseline; left out if the file does not exist."""
-    warmup: Path | None = None
-    """Weights of the student after the warm-up alone."""
-    student: Path = _WEIGHTS / "tiny_student.safetensors"
+    warmup: Path = Path("runs/tiny_student/warmup.safetensors")
+    """Weights of the student after the warm-up alone; left out if the file does not exist."""
+    student: Path = _WEIGHTS / "student.safetensors"
     """Weights of the student."""
     shift: float = 3.0
-    """Timestep shift of the noise levels."""
+    """Timestep shift of the noise levels of the teacher, and of a student whose file does not say."""
     guidance: float = 1.5
     """Audio guidance of the teacher's sampler."""
     steps: int = 20
     """Steps of the teacher's sampler."""
     student_steps: int = 2
-    """Steps of the student, and of the masked teacher beside it."""
+    """Steps of the student, where its file does not say, and of the baselines beside it."""
     chunk: int = 3
-    """Latent frames a chunk."""
+    """Latent frames a chunk, where the student's file does not say."""
     batch: int = 4
     """Clips at a time."""
     size: int = 128

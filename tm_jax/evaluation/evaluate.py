@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from tm_jax.config import to_json
+from tm_jax.config import from_json, to_json
 from tm_jax.data.puppets.identity import STYLES
 from tm_jax.data.puppets.world import PuppetWorld, frame_count
 from tm_jax.diffusion.flow import Schedule
@@ -69,6 +69,9 @@ class Systems:
         schedule = Schedule(shift=arguments.shift)
         self.sampler = SamplerConfig(arguments.steps, schedule, Guidance(audio=arguments.guidance))
         self.rollout = RolloutConfig(arguments.chunk, arguments.student_steps, schedule)
+        if arguments.what in ("student", "drift", "all"):
+            shipped = read_header(arguments.student).meta.get("rollout")
+            self.rollout = self.rollout if shipped is None else from_json(RolloutConfig, shipped)
 
     def model(self, path: Path) -> DiT:
         """A transformer's weights."""
@@ -84,14 +87,14 @@ class Systems:
         if what == "reader":
             return {}
         found: dict[str, Generator] = {"vae": Reconstruction(self.vae)}
-        has_teacher = arguments.teacher is not None and arguments.teacher.exists()
+        has_teacher = arguments.teacher.exists()
         if what == "teacher" or (what in ("student", "all") and has_teacher):
             teacher = self.model(arguments.teacher)
-            found["teacher"] = TeacherSampler(teacher, self.vae, self.sampler, arguments.chunk)
+            found["teacher"] = TeacherSampler(teacher, self.vae, self.sampler, self.rollout.chunk)
             if what != "teacher":
                 found["untrained"] = Streamer(teacher, self.vae, self.rollout)
         if what in ("student", "all"):
-            if arguments.warmup is not None:
+            if arguments.warmup.exists():
                 found["warm-up"] = self.streamer(arguments.warmup)
             found["student"] = self.streamer(arguments.student)
             found["random weights"] = self.random_network(found["student"])
@@ -117,7 +120,7 @@ class _Shuffled:
 def held_out_batches(arguments, systems: Systems, split: str, count: int) -> Iterator[HeldOut]:
     """Held-out clips, encoded (unless only the reader is measured), a few at a time, with a progress bar."""
     world = PuppetWorld(seed=arguments.seed, split=split, size=arguments.size)
-    seconds = clip_frames(arguments.seconds, arguments.chunk) / 25
+    seconds = clip_frames(arguments.seconds, systems.rollout.chunk) / 25
     with tqdm(total=count, desc=f"{split} clips", unit="clip", leave=False) as bar:
         for start in range(0, count, arguments.batch):
             indices = list(range(start, min(count, start + arguments.batch)))
@@ -172,7 +175,7 @@ def language_figures(arguments, systems: Systems, generators: dict, heard: oracl
     """The student on languages that training never heard, beside the oracle."""
     count = max(arguments.batch, int(LANGUAGE_CLIPS * arguments.clips))
     batches = held_out_batches(arguments, systems, "language", count)
-    results = run(batches, {"student": generators["student"]}, systems.reader, arguments.chunk)
+    results = run(batches, {"student": generators["student"]}, systems.reader, systems.rollout.chunk)
     asked = results.asked
     ceiling = oracle.hear(heard, asked.audio, asked.opening.shape[1])
     return comparison.language_figures(
@@ -186,7 +189,7 @@ def clip_report(arguments, systems: Systems, out: Path) -> tuple[list[Figure], d
     """Figures and details of everything but long streams."""
     generators = systems.generators()
     batches = held_out_batches(arguments, systems, "heldout", arguments.clips)
-    results = run(batches, generators, systems.reader, arguments.chunk)
+    results = run(batches, generators, systems.reader, systems.rollout.chunk)
     measured, asked = dict(results.measured), results.asked
     real = measured.pop("real")
     figures = reader_figures(results)
@@ -308,7 +311,7 @@ def evaluate(arguments) -> list[Figure]:
         "weights": {
             name: read_header(path).meta
             for name in ("reader", "vae", "teacher", "warmup", "student")
-            if (path := getattr(arguments, name)) is not None and path.exists()
+            if (path := getattr(arguments, name)).exists()
         },
         "tracks": list(TRACKS),
     }
