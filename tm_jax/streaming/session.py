@@ -60,7 +60,8 @@ def make_video(
                 statistics.add(chunk)
                 if sheet is not None:
                     sheet.add(chunk.frames)
-                bar.update(len(chunk.frames) / FRAMES_PER_SECOND)
+                seconds = len(chunk.frames) / FRAMES_PER_SECOND
+                bar.update(min(seconds, (bar.total or float("inf")) - bar.n))
     finally:
         stream.close()
         if sheet is not None:
