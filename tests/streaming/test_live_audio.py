@@ -40,7 +40,7 @@ def cut(audio, rng, longest):
     (3, 8, 0, LogMel()), (3, 8, 4, LogMel()), (7, 0, 2, LogMel()), (1, 8, 0, LogMel()),
     (3, 8, 4, LateFrontEnd()),
 ])  # fmt: skip
-@pytest.mark.parametrize("samples", [1, 640, 5760, 5761, 13_440, 50_001])
+@pytest.mark.parametrize("samples", [1, 5761, 50_001])
 def test_windows_equal_those_of_the_whole(rng, chunk, left, lookahead, front_end, samples):
     audio = (0.1 * rng.standard_normal(samples)).astype(np.float32)
     live = LiveAudio(front_end, chunk, left, lookahead)

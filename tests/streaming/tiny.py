@@ -3,12 +3,15 @@
 import functools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from tm_jax.diffusion.flow import Schedule
 from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.pretrained.weights import named_leaves
 
 VAE_CONFIG = VAEConfig(
     base_dim=8, z_dim=4, dim_mult=(1, 1, 1), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2,
@@ -22,19 +25,25 @@ DIT_CONFIG = DiTConfig(
 ROLLOUT = RolloutConfig(schedule=Schedule(shift=3.0))
 
 
-def _stirred(module, key):
-    """The module with noise on every parameter, so that what begins at zero matters too."""
-    leaves, treedef = jax.tree.flatten(module)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        treedef, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+def _random(kind, config, seed: int):
+    """A module with random parameters everywhere, so that what begins at zero matters too.
+
+    Drawn by NumPy: compiling the initialisers costs more than all that is tested.
+    """
+    rng = np.random.default_rng(seed)
+    names, leaves, treedef = named_leaves(jax.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        noise = rng.standard_normal(shape).astype(np.float32)
+        if name.rsplit(".", 1)[-1] in ("kernel", "embedding"):
+            return noise / np.sqrt(np.prod(shape[1 if name.startswith("blocks") else 0 : -1]))
+        return 1 + 0.1 * noise if name.endswith(("scale", "gamma", "weight")) else 0.1 * noise
+
+    values = [jnp.asarray(draw(name, leaf.shape)) for name, leaf in zip(names, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, values)
 
 
 @functools.cache
 def models() -> tuple[VAE, DiT]:
     """The VAE and the student, the same ones at every call."""
-    make = lambda kind, config, seed: jax.jit(
-        lambda: _stirred(kind(config, rngs=nnx.Rngs(seed)), jax.random.key(seed))
-    )()
-    return make(VAE, VAE_CONFIG, 0), make(DiT, DIT_CONFIG, 1)
+    return _random(VAE, VAE_CONFIG, 0), _random(DiT, DIT_CONFIG, 1)

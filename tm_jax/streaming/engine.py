@@ -98,7 +98,7 @@ class Statistics:
         self.elapsed = chunk.timing.elapsed
         self._recent.append(chunk.timing)
 
-    def percentile(self, stage: str, percent: float) -> float:
+    def percentile(self, stage: str, percent: int) -> float:
         """A percentile of ``dit``, ``vae`` or ``total`` in seconds a chunk."""
         values = [getattr(timing, stage) for timing in self._recent]
         return float(np.percentile(values, percent)) if values else math.nan
@@ -191,10 +191,11 @@ def in_thread(items: Iterator[Item], stop: threading.Event, depth: int = 1) -> G
     this generator ends the thread after the item it is at.
     """
     ready: queue.Queue = queue.Queue(maxsize=depth)
-    end = object()
+    end, closed = object(), threading.Event()
+    over = lambda: stop.is_set() or closed.is_set()
 
     def put(entry) -> bool:
-        while not stop.is_set():
+        while not over():
             try:
                 ready.put(entry, timeout=0.1)
                 return True
@@ -217,7 +218,7 @@ def in_thread(items: Iterator[Item], stop: threading.Event, depth: int = 1) -> G
     thread = threading.Thread(target=work, name="tm_jax-stage", daemon=True)
     thread.start()
     try:
-        while not stop.is_set():
+        while not over():
             try:
                 item, error = ready.get(timeout=0.1)
             except queue.Empty:
@@ -228,7 +229,7 @@ def in_thread(items: Iterator[Item], stop: threading.Event, depth: int = 1) -> G
                 return
             yield item
     finally:
-        stop.set()
+        closed.set()
         # A thread that waits for sound cannot be woken; it ends with the program.
         thread.join(timeout=2.0)
 

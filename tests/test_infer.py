@@ -1,0 +1,175 @@
+"""infer.py from end to end with tiny random models: files in, video out, one sentence for every fault."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import infer
+from tests.streaming.test_video import read_all, write_sound
+from tests.streaming.test_voice_activity import voice
+from tests.streaming.tiny import models
+from tm_jax.pretrained.weights import save_model
+from tm_jax.streaming import session
+from tm_jax.streaming.engine import Statistics
+from tm_jax.streaming.video import read_frames
+
+ROLLOUT = {"rollout": {"chunk": 3, "steps": 2, "schedule": {"shift": 3.0}}}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    vae, student = models()
+    save_model(folder / "vae.safetensors", vae, vae.config)
+    save_model(folder / "student.safetensors", student, student.config, ROLLOUT)
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path, weights, monkeypatch, capsys):
+    """A runner of infer.py's main in a folder with a picture and a voice of 1.2 s."""
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "me.png")
+    write_sound(tmp_path / "hi.wav", voice(1.2)[None], 16_000, "pcm_s16le", "mono")
+
+    def run(*flags: str, image="me.png", audio="hi.wav", out="out.mp4") -> tuple[int, str, str]:
+        argv = ["infer.py", "--image", str(tmp_path / image), "--out", str(tmp_path / out)]
+        argv += [
+            "--audio",
+            audio if audio == "-" else str(tmp_path / audio),
+            "--weights",
+            str(weights),
+            *flags,
+        ]
+        monkeypatch.setattr(sys, "argv", argv)
+        capsys.readouterr()
+        status = infer.main()
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err.split("\r")[-1]
+
+    run.folder = tmp_path
+    return run
+
+
+def test_a_video_comes_out(files):
+    status, out, _ = files("--frames-out", str(files.folder / "sheet.png"))
+    assert status == 0
+    for figure in ("1.20 s of video", " fps", "× real time", "first frame after", "chunk p50", "p95"):
+        assert figure in out
+    frames = np.stack(list(read_frames(files.folder / "out.mp4")))
+    assert frames.shape == (30, 16, 16, 3)
+    heard = read_all(files.folder / "out.mp4")
+    assert np.corrcoef(heard[:19_200], voice(1.2))[0, 1] > 0.99
+    assert Image.open(files.folder / "sheet.png").size == (6 * 16, 4 * 16)
+
+
+def test_one_sample_silence_and_stereo_48k(files):
+    one = np.ones((1, 1), np.float32)
+    write_sound(files.folder / "one.wav", one, 16_000, "pcm_f32le", "mono")
+    assert files(audio="one.wav")[0] == 0
+    assert len(list(read_frames(files.folder / "out.mp4"))) == 1
+    write_sound(files.folder / "s.m4a", np.zeros((2, 48_000), np.float32), 48_000, "aac", "stereo")
+    assert files("--mode", "auto", audio="s.m4a")[0] == 0
+    assert abs(len(list(read_frames(files.folder / "out.mp4"))) - 25) <= 1
+    with av.open(str(files.folder / "out.mp4")) as made:
+        assert [stream.type for stream in made.streams] == ["video", "audio"]
+
+
+def test_raw_sound_on_standard_input(files, monkeypatch):
+    (files.folder / "raw").write_bytes((voice(0.5) * 32767).astype("<i2").tobytes())
+    with (files.folder / "raw").open("rb") as raw:
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": raw}))
+        assert files(audio="-")[0] == 0
+    assert len(list(read_frames(files.folder / "out.mp4"))) == 13
+
+
+def test_seed_and_modes_matter(files):
+    made = {}
+    for name, flags in {
+        "a": ("--seed", "1"), "b": ("--seed", "1"), "c": ("--seed", "2"), "d": ("--seed", "1", "--listen", "0-"),
+        "e": ("--seed", "1", "--mode", "listen"),
+    }.items():  # fmt: skip
+        assert files(*flags, out=f"{name}.mp4")[0] == 0
+        made[name] = np.stack(list(read_frames(files.folder / f"{name}.mp4")))
+    np.testing.assert_array_equal(made["a"], made["b"])
+    np.testing.assert_array_equal(made["d"], made["e"])
+    assert (made["a"] != made["c"]).any() and (made["a"] != made["d"]).any()
+
+
+def interrupt_at_third(monkeypatch):
+    real = Statistics.add
+
+    def add(self, chunk):
+        if chunk.index == 2:
+            raise KeyboardInterrupt
+        real(self, chunk)
+
+    monkeypatch.setattr(session.Statistics, "add", add)
+
+
+def test_ctrl_c_leaves_a_video_that_plays(files, monkeypatch):
+    write_sound(files.folder / "long.wav", voice(4.0)[None], 16_000, "pcm_s16le", "mono")
+    interrupt_at_third(monkeypatch)
+    status, _, err = files("--frames-out", str(files.folder / "sheet.png"), audio="long.wav")
+    assert status == 130 and "what was made so far" in err
+    assert len(list(read_frames(files.folder / "out.mp4"))) == 33
+    assert 0 <= len(read_all(files.folder / "out.mp4")) - 33 * 640 < 1024, "to the end of an AAC frame"
+    assert (files.folder / "sheet.png").exists()
+
+
+def test_fault_far_into_the_sound_loses_nothing(files):
+    samples = voice(2.0)
+    samples[30_000] = np.nan
+    write_sound(files.folder / "late.wav", samples[None], 16_000, "pcm_f32le", "mono")
+    status, _, err = files(audio="late.wav")
+    assert status == 2 and "near 1.9 s" in err
+    assert len(list(read_frames(files.folder / "out.mp4"))) == 45
+
+
+BAD = {
+    "missing picture": (dict(image="you.png"), (), "There is no picture"),
+    "sound as picture": (dict(image="hi.wav"), (), "is no image"),
+    "missing sound": (dict(audio="no.wav"), (), "There is no audio file"),
+    "picture as sound": (dict(audio="me.png"), (), "no audio stream"),
+    "no such folder": (dict(out="no/out.mp4"), (), "does not exist"),
+    "not an mp4": (dict(out="out.gif"), (), "ends in .mp4"),
+    "replaces its input": (dict(audio="in.mp4", out="in.mp4"), (), "would replace the input"),
+    "bad listen": ({}, ("--listen", "5-3"), "ends before it begins"),
+    "bad seed": ({}, ("--seed", "-1"), "is negative"),
+    "no weights": ({}, ("--weights", "/nowhere"), "vae.safetensors"),
+    "bad sheet": ({}, ("--frames-out", "/nowhere/a.png"), "does not exist"),
+    "sheet of no kind": ({}, ("--frames-out", "a.xyz"), "end its name in .png"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_faults_get_one_line_and_touch_nothing(files, name):
+    where, flags, sentence = BAD[name]
+    (files.folder / "out.mp4").write_bytes(b"old")
+    (files.folder / "in.mp4").write_bytes(b"old")
+    status, out, err = files(*flags, **where)
+    assert status == 2 and sentence in err and out == ""
+    assert err.startswith("infer.py: ") and err.count("\n") == 1
+    assert (files.folder / "out.mp4").read_bytes() == b"old", "an old video is kept until a new one begins"
+
+
+def test_nan_at_the_start_is_refused_before_computing(files, monkeypatch):
+    monkeypatch.setattr(session.Engine, "load", None)
+    samples = np.full((1, 100), np.nan, np.float32)
+    write_sound(files.folder / "nan.wav", samples, 16_000, "pcm_f32le", "mono")
+    status, _, err = files(audio="nan.wav")
+    assert status == 2 and "NaN" in err
+
+
+def test_flags_with_a_typo_are_answered_at_once():
+    command = [sys.executable, "infer.py", "--image", "a.png", "--audio", "a.wav", "--outt", "a.mp4"]
+    made = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(infer.__file__).parent, timeout=120
+    )
+    assert made.returncode == 2
+    assert "--outt" in made.stderr and "--out" in made.stderr.replace("--outt", "")
