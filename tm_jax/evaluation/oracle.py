@@ -82,7 +82,7 @@ def train_oracle(
     )
     told = np.concatenate(openings).astype(np.float32)
     mean, std = heard.mean(0), heard.std(0) + 1e-3
-    layers = _Layers(heard.shape[1], config.hidden, rngs=nnx.Rngs(seed))
+    layers = jax.jit(lambda: _Layers(heard.shape[1], config.hidden, rngs=nnx.Rngs(seed)))()
     tx = optax.adamw(optax.cosine_decay_schedule(config.learning_rate, config.steps), weight_decay=1e-2)
 
     @jax.jit
@@ -92,7 +92,7 @@ def train_oracle(
         updates, moments = tx.update(jax.grad(loss)(layers), moments, layers)
         return optax.apply_updates(layers, updates), moments
 
-    moments = tx.init(layers)
+    moments = jax.jit(tx.init)(layers)
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
     for index in range(config.steps):
         chosen = rng.integers(0, len(heard), config.batch_size)
