@@ -28,6 +28,23 @@ def test_values_and_gradients_equal_torch(masked, getkey, relative_error):
         assert relative_error(ours, other.grad) < 1e-5
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rows_per_block", [1, 3])
+def test_blocks_of_rows_change_nothing(masked, rows_per_block, getkey, monkeypatch, relative_error):
+    query, target = (jax.random.normal(getkey(), (7, 6, 3, 8)) for _ in range(2))
+    key, value = (jax.random.normal(getkey(), (7, 9, 3, 8)) for _ in range(2))
+    mask = jax.random.bernoulli(getkey(), 0.7, (7, 1, 1, 9)) if masked else None
+    monkeypatch.setattr("tm_jax.nn.attention.BLOCK_BYTES", 4 * 6 * 3 * 9 * rows_per_block)
+    both = []
+    for backend in ("xla", "blocked"):
+        loss = lambda q, k, v, backend=backend: jnp.vdot(
+            attention(q, k, v, mask=mask, backend=backend), target
+        )
+        both.append(jax.value_and_grad(loss, (0, 1, 2))(query, key, value))
+    for plain, blocked in zip(*map(jax.tree.leaves, both), strict=True):
+        assert relative_error(blocked, plain) < 1e-5
+
+
 def test_masked_keys_have_no_influence_at_all(getkey):
     query, key, value = (jax.random.normal(getkey(), (1, 4, 2, 8)) for _ in range(3))
     mask = jnp.array([True, True, False, True])[None, None, None]
@@ -46,5 +63,5 @@ def test_softmax_of_bfloat16_is_float32(getkey):
 
 
 def test_an_unknown_backend_is_named():
-    with pytest.raises(ValueError, match="known are xla, cudnn"):
+    with pytest.raises(ValueError, match="known are xla, cudnn, blocked"):
         attention(*(jnp.ones((1, 1, 1, 2)),) * 3, backend="flash")

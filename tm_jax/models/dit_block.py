@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from tm_jax.models.audio_adapter import AudioAttention
@@ -140,7 +141,8 @@ class Block(nnx.Module):
 
         inputs = before.apply(x, eps).astype(dtype)
         query, (key, value) = self.self_attention.queries(inputs), self.self_attention.keys_values(inputs)
-        update = self.self_attention.project(attend(query, key, value, context))
+        read = checkpoint_name(attend(query, key, value, context), "attention")
+        update = self.self_attention.project(read)
         x = (x + update * before.gate).astype(dtype)
 
         x = x + self._cross(self.cross_norm(x).astype(dtype), cross, heard)
@@ -157,4 +159,4 @@ class Block(nnx.Module):
             read = read + attention(query, cross.image_keys, cross.image_values, backend=backend)
         if heard is not None:
             read = read + self.audio(query, heard.tokens, heard.face, backend)
-        return self.cross_attention.project(read)
+        return self.cross_attention.project(checkpoint_name(read, "attention"))
