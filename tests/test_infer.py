@@ -90,10 +90,9 @@ def test_raw_sound_on_standard_input(files, monkeypatch):
 
 def test_seed_and_modes_matter(files):
     made = {}
-    for name, flags in {
-        "a": ("--seed", "1"), "b": ("--seed", "1"), "c": ("--seed", "2"), "d": ("--seed", "1", "--listen", "0-"),
-        "e": ("--seed", "1", "--mode", "listen"),
-    }.items():  # fmt: skip
+    cases = {"a": ["--seed", "1"], "b": ["--seed", "1"], "c": ["--seed", "2"]}
+    cases |= {"d": ["--seed", "1", "--listen", "0-"], "e": ["--seed", "1", "--mode", "listen"]}
+    for name, flags in cases.items():
         assert files(*flags, out=f"{name}.mp4")[0] == 0
         made[name] = np.stack(list(read_frames(files.folder / f"{name}.mp4")))
     np.testing.assert_array_equal(made["a"], made["b"])
@@ -132,13 +131,13 @@ def test_fault_far_into_the_sound_loses_nothing(files):
 
 
 BAD = {
-    "missing picture": (dict(image="you.png"), (), "There is no picture"),
-    "sound as picture": (dict(image="hi.wav"), (), "is no image"),
-    "missing sound": (dict(audio="no.wav"), (), "There is no audio file"),
-    "picture as sound": (dict(audio="me.png"), (), "no audio stream"),
-    "no such folder": (dict(out="no/out.mp4"), (), "does not exist"),
-    "not an mp4": (dict(out="out.gif"), (), "ends in .mp4"),
-    "replaces its input": (dict(audio="in.mp4", out="in.mp4"), (), "would replace the input"),
+    "missing picture": ({"image": "you.png"}, (), "There is no picture"),
+    "sound as picture": ({"image": "hi.wav"}, (), "is no image"),
+    "missing sound": ({"audio": "no.wav"}, (), "There is no audio file"),
+    "picture as sound": ({"audio": "me.png"}, (), "no audio stream"),
+    "no such folder": ({"out": "no/out.mp4"}, (), "does not exist"),
+    "not an mp4": ({"out": "out.gif"}, (), "ends in .mp4"),
+    "replaces its input": ({"audio": "in.mp4", "out": "in.mp4"}, (), "would replace the input"),
     "bad listen": ({}, ("--listen", "5-3"), "ends before it begins"),
     "bad seed": ({}, ("--seed", "-1"), "is negative"),
     "no weights": ({}, ("--weights", "/nowhere"), "vae.safetensors"),

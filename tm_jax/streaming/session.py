@@ -42,7 +42,7 @@ def make_video(
         raise InputError(f"--seed {seed} is negative: give 0 or more.")
     for written in filter(None, (out, frames_out)):
         for read in (Path(image), Path(audio)):
-            if written.exists() and read.exists() and written.samefile(read):
+            if os.path.exists(written) and os.path.exists(read) and os.path.samefile(written, read):
                 raise InputError(f"The output {written} would replace the input {read}: choose another name.")
     stretches = parse_listen(listen) if listen else ()
     sheet = ContactSheet(frames_out) if frames_out else None
