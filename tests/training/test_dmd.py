@@ -127,7 +127,9 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
 
     again, conditioning = all_at_once(student, batch)
 
-    whole = Conditioning(**batch["stream"]["conditioning"])
+    told = batch["stream"]["conditioning"]
+    timed = {name: told[name] for name in ("audio_tokens", "audio_keep", "mode")}
+    whole = Conditioning(**told | {name: x[:, :21] for name, x in timed.items()})
     reference, clips = jax.jit(make_reference)(student, whole), []
     state = init_stream(student, rollout, reference)
     steps = jax.jit(lambda *given: chunk_steps(student, rollout, *given))
@@ -140,9 +142,8 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
     for index in range(9):
         here = slice(3 * index, 3 * index + 3)
         inputs = whole.replace(
-            **{name: getattr(whole, name)[:, here] for name in ("audio_tokens", "audio_keep", "mode")}
+            condition=whole.condition[:, :3], **{name: x[:, here] for name, x in timed.items()}
         )
-        inputs = inputs.replace(condition=whole.condition[:, :3])
         context = state.contexts[exit_step]
         before, _, state = steps(reference, state, noises[index], inputs)
         level = jnp.full((2,), rollout.sigmas[exit_step])

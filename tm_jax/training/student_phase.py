@@ -279,30 +279,31 @@ class StudentPhase:
         """
         rollout, count, last = self.config.rollout, self.config.long_chunks, self.config.clip.chunks - 1
         size, shape = rollout.chunk, batch["clip"]["latents"].shape
-        whole = Conditioning(**batch["stream"]["conditioning"])
-        reference = make_reference(student, whole)
+        told = batch["stream"]["conditioning"]
+        timed = {name: told[name] for name in ("audio_tokens", "audio_keep", "mode")}
+        trained = told["condition"].shape[1]
+        start = Conditioning(**told | {name: x[:, :trained] for name, x in timed.items()})
+        reference = make_reference(student, start)
         noises = jax.random.normal(key, (count, rollout.steps, shape[0], size, *shape[2:]))
         chunked = lambda x: jnp.moveaxis(x.reshape(shape[0], count, size, *x.shape[2:]), 1, 0)
-        timed = {name: chunked(getattr(whole, name)) for name in ("audio_tokens", "audio_keep", "mode")}
 
         def advance(state, inputs):
             noise, frames = inputs
-            here = whole.replace(condition=whole.condition[:, :size], **frames)
+            here = start.replace(condition=start.condition[:, :size], **frames)
             given, _, following = chunk_steps(student, rollout, reference, state, noise, here)
             return following, given[exit_step]
 
         state = init_stream(student, rollout, reference)
-        inputs = (noises, timed)
+        inputs = (noises, {name: chunked(x) for name, x in timed.items()})
         state, early = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[:-last], inputs))
         context = state.contexts[exit_step]
         _, late = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[-last:], inputs))
         given = jnp.moveaxis(jnp.concatenate([early[:1], late]), 0, 1).reshape(shape)
         places = np.array([0, *range(count - last, count)])
-        trained = student.config.trained_frames
         frames = positions(places, "current", chunk=size, trained_frames=trained).reshape(-1)
         cut = lambda x: jnp.concatenate([x[:, :size], x[:, -last * size :]], axis=1)
-        conditioning = whole.replace(**{name: cut(getattr(whole, name)) for name in timed})
-        pinned = conditioning.replace(condition=jnp.take(whole.condition, frames, axis=1))
+        conditioning = start.replace(**{name: cut(x) for name, x in timed.items()})
+        pinned = conditioning.replace(condition=jnp.take(start.condition, frames, axis=1))
         return given, conditioning, self._masked_estimate(pinned, sigma, places, context)
 
     def _videos(self) -> tuple[VAE, list[EncodedVideo]]:
