@@ -54,6 +54,9 @@ class VAEConfig:
     """Latent channels."""
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     """Width of every stage, in multiples of the base; each stage but the last halves something."""
+    decoder_dim_mult: tuple[int, ...] | None = None
+    """Widths of the decoder's stages, in multiples of its base and in the encoder's order; None for the
+    encoder's multiples."""
     num_res_blocks: int = 2
     """Residual blocks of an encoder stage; a decoder stage has one more."""
     temporal_downsample: tuple[bool, ...] = (False, True, True)
@@ -78,6 +81,8 @@ class VAEConfig:
     def __post_init__(self):
         if len(self.temporal_downsample) != len(self.dim_mult) - 1:
             raise ValueError("temporal_downsample needs one entry fewer than dim_mult")
+        if self.decoder_dim_mult and len(self.decoder_dim_mult) != len(self.dim_mult):
+            raise ValueError("decoder_dim_mult needs as many entries as dim_mult")
         if len(self.halves) != len(self.dim_mult) - 1:
             raise ValueError("spatial_downsample needs one entry fewer than dim_mult")
         if not all(self.halves) and not self.residual:
@@ -141,8 +146,9 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         base = config.decoder_base_dim or config.base_dim
-        widths = [base * factor for factor in (config.dim_mult[-1], *config.dim_mult[::-1])]
-        last = len(config.dim_mult) - 1
+        factors = (config.decoder_dim_mult or config.dim_mult)[::-1]
+        widths = [base * factor for factor in (factors[0], *factors)]
+        last = len(factors) - 1
         # Wan2.1's upsampling has halved the width already when a later stage begins.
         enter = [width // 2 if i and not config.residual else width for i, width in enumerate(widths[:-1])]
         self.conv_in = CausalConv3d(config.z_dim, widths[0], rngs=rngs)

@@ -1,10 +1,12 @@
-"""A linear start for a VAE whose stages halve only the frame rate: principal components at step 0.
+"""A linear start for a VAE: principal components at step 0.
 
 A VAE of random weights spends its first thousand steps on what linear algebra knows already.  Here the
 first convolution projects each patch onto its principal components, each temporal stage keeps the mean
 of two frames and, for the strongest components, their difference, and the latents are the principal
 components of what is left; the decoder inverts it.  It takes a VAE with a linear path (``residual``,
-``linear_ends``).
+``linear_ends``) whose stages halve only time, but for the first, which may halve the picture instead:
+its convolution then projects 2×2 places onto their principal components, and the decoder deals channels
+out to 2×2 places through its shortcut.
 """
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tm_jax.models.vae import VAE, patchify
-from tm_jax.models.vae_blocks import History
+from tm_jax.models.vae_blocks import History, average_down
 from tm_jax.types import Video
 
 _LEVEL = 0.3
@@ -69,16 +71,57 @@ def _halve(layer, stage: int) -> None:
     layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.zeros(width)
 
 
-def _double(layer, stage: int, used: int) -> None:
-    """A temporal step of the decoder that, with its shortcut, gives twice what ``_halve`` was given."""
-    width = layer.kernel.shape[-2]
+def _double(layer, stage: int, basis: Float[np.ndarray, "used width"]) -> None:
+    """A temporal step of the decoder that, with its shortcut, gives twice what ``_halve`` was given.
+
+    Args:
+        basis: the decoder's channels that each of the encoder's channels is written in.
+    """
+    used, width = basis.shape
+    same, (strong, room) = np.arange(used), _difference_slots(stage, used)
     kernel = np.zeros(layer.kernel.shape, np.float32)
-    same, (strong, room) = np.arange(width), _difference_slots(stage, used)
     for frame, sign in ((0, -1), (1, 1)):
-        kernel[2, 0, 0, same, frame * width + same] = 1.0
-        kernel[2, 0, 0, room, frame * width + room] = -1.0
-        kernel[2, 0, 0, room, frame * width + strong] = sign * 1.5 / _MIXING
+        change = np.zeros((used, used), np.float32)
+        change[same, same] = 1.0
+        change[room, room] = -1.0
+        change[room, strong] = sign * 1.5 / _MIXING
+        kernel[2, 0, 0, :, frame * width : (frame + 1) * width] = np.linalg.pinv(basis) @ change @ basis
     layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.zeros(2 * width)
+
+
+def _gather(stage, features: Float[np.ndarray, "b t y x c"]) -> Float[np.ndarray, "c 2 2 o"]:
+    """Set the stage that halves the picture to the principal components of its 2×2 places; returns them."""
+    batch, frames, height, width, channels = features.shape
+    outputs = stage.outputs
+    blocks = features.reshape(batch, frames, height // 2, 2, width // 2, 2, channels)
+    blocks = blocks.transpose(0, 1, 2, 4, 6, 3, 5).reshape(-1, 4 * channels)
+    mean, basis = components(blocks, outputs)
+    for resnet in stage.resnets:
+        _widen(resnet)
+    unit = np.eye(4 * channels, dtype=np.float32).reshape(-1, 1, channels, 2, 2).transpose(0, 1, 3, 4, 2)
+    shortcut = average_down(jnp.asarray(unit), outputs, temporal=False, spatial=True, starts=True)
+    rest = (basis - np.asarray(shortcut).reshape(4 * channels, outputs)).reshape(channels, 2, 2, outputs)
+    layer = stage.resample.conv
+    kernel = np.zeros(layer.kernel.shape, np.float32)
+    kernel[:2, :2, :channels] = rest.transpose(1, 2, 0, 3)
+    layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(-mean @ basis, jnp.float32)
+    return basis.reshape(channels, 2, 2, outputs)
+
+
+def _widen(resnet) -> None:
+    """A residual block's shortcut as the identity on the channels that both of its sides have."""
+    if resnet.shortcut is not None:
+        _set_linear(
+            resnet.shortcut, np.eye(*resnet.shortcut.kernel.shape[-2:], dtype=np.float32), np.zeros(0)
+        )
+
+
+def _scatter(stage, basis: Float[np.ndarray, "c 2 2 o"]) -> Float[np.ndarray, "o w"]:
+    """Set the stage that doubles the picture to its shortcut alone; returns the basis in its channels."""
+    layer = stage.resample.conv
+    layer.kernel[...], layer.bias[...] = jnp.zeros_like(layer.kernel[...]), jnp.zeros_like(layer.bias[...])
+    dealt = basis[: stage.outputs].reshape(-1, basis.shape[-1])
+    return np.ascontiguousarray(dealt.T)
 
 
 def quiet(vae: VAE) -> VAE:
@@ -104,37 +147,60 @@ def linear_start(vae: VAE, video: Video) -> VAE:
     """The VAE as the best linear autoencoder of this shape, fitted to some clips of training data.
 
     Raises:
-        ValueError: the VAE has stages that halve the picture, or widths that change, or a decoder
-            narrower than its encoder.
+        ValueError: the VAE has no linear path from pixels to latents and back.
     """
     config = vae.config
-    narrow, wide = config.base_dim, config.decoder_base_dim or config.base_dim
-    if any(config.halves) or set(config.dim_mult) != {1} or wide < narrow or not config.linear_ends:
-        raise ValueError("a linear start needs linear_ends and stages of one width that halve only time")
     vae = quiet(vae)
+    encoder, decoder = vae.encoder, vae.decoder
     flat = lambda x: np.asarray(x, np.float32).reshape(-1, x.shape[-1])
     patches = patchify(video, config.patch_size)
-    mean, basis = components(flat(patches), narrow)
+    mean, basis = components(flat(patches), config.base_dim)
     basis = basis * (_LEVEL / np.sqrt(np.square((flat(patches) - mean) @ basis).mean()))
-    _set_linear(vae.encoder.conv_in, basis, -mean @ basis)
-    for index, stage in enumerate(vae.encoder.stages[:-1]):
-        _halve(stage.resample.time_conv, index)
+    _set_linear(encoder.conv_in, basis, -mean @ basis)
     history = History(None)
-    x = vae.encoder.conv_in(history.extend(patches, 2))
-    for stage in vae.encoder.stages:
+    x = encoder.conv_in(history.extend(patches, 2))
+    used, width = encoder.stages[-1].outputs, decoder.stages[0].outputs
+    mixing = np.eye(used, width, dtype=np.float32)
+    temporal = [stage for stage in encoder.stages[:-1] if stage.temporal]
+    doubling = [stage for stage in decoder.stages[:-1] if stage.temporal]
+    _check_path(vae, used, width)
+    for stage in encoder.stages:
+        if stage.spatial:
+            mixing = _scatter(decoder.stages[-2], _gather(stage, np.asarray(x)))
+        elif stage.temporal:
+            _halve(stage.resample.time_conv, temporal.index(stage))
         x = stage(x, history)
     average, directions = components(flat(x[:, 1:]), config.z_dim)
     directions = directions / ((flat(x[:, 1:]) - average) @ directions).std()
-    _set_linear(vae.encoder.conv_out, directions, -average @ directions)
+    _set_linear(encoder.conv_out, directions, -average @ directions)
 
     means, _ = vae.encode_moments(video)
-    _set_linear(vae.decoder.conv_in, *regression(flat(means), flat(x)))
-    steps = [stage.resample.time_conv for stage in vae.decoder.stages[:-1]]
-    for index, layer in enumerate(steps):
-        _double(layer, len(steps) - 1 - index, narrow)
+    matrix, bias = regression(flat(means), flat(x))
+    _set_linear(decoder.conv_in, matrix @ mixing, bias @ mixing)
+    for index, stage in enumerate(doubling):
+        _double(stage.resample.time_conv, len(doubling) - 1 - index, mixing)
+    for stage in decoder.stages:
+        for resnet in stage.resnets:
+            _widen(resnet)
     history = History(None)
-    y = vae.decoder.conv_in(history.extend(vae.post_quant(means), 2))
-    for stage in vae.decoder.stages:
+    y = decoder.conv_in(history.extend(vae.post_quant(means), 2))
+    for stage in decoder.stages:
         y = stage(y, history)
-    _set_linear(vae.decoder.conv_out, *regression(flat(y), flat(patches)))
+    _set_linear(decoder.conv_out, *regression(flat(y), flat(patches)))
     return vae
+
+
+def _check_path(vae: VAE, used: int, width: int) -> None:
+    """A sentence about the first thing that stands in a linear start's way."""
+    config = vae.config
+    spatial = [index for index, halves in enumerate(config.halves) if halves]
+    if not (config.residual and config.linear_ends):
+        raise ValueError("a linear start needs residual and linear_ends")
+    if spatial not in ([], [0]) or (spatial and config.temporal_downsample[0]):
+        raise ValueError(
+            "a linear start needs stages that halve only time, the first may halve only the picture"
+        )
+    if any(stage.outputs != used for stage in vae.encoder.stages[len(spatial) :]) or width < used:
+        raise ValueError("a linear start needs one width wherever time is halved, and no narrower a decoder")
+    if spatial and width != 4 * vae.decoder.stages[-2].outputs:
+        raise ValueError("a linear start needs a quarter of the decoder's width where the picture is doubled")

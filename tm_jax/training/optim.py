@@ -47,6 +47,11 @@ class OptimConfig:
     """Size of muon's update relative to lr: 0.2 resembles Adam's; 0 leaves it orthonormal, which bounds the
     change of each layer's output whatever its fan-in."""
 
+    slow: tuple[str, ...] = ()
+    """Parts of parameters' names, such as conv_in: those parameters learn at slow_factor times the rate."""
+    slow_factor: float = 0.1
+    """See slow."""
+
     def __post_init__(self):
         if self.lr < 0 or self.lr_end < 0 or self.warmup_steps < 0 or self.clip < 0:
             raise ValueError("optim: lr, lr_end, warmup_steps and clip must not be negative")
@@ -138,7 +143,22 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
             consistent_rms=config.muon_rms or None,
             muon_weight_dimension_numbers=muon_dimensions,
         )
+    if config.slow:
+        method = optax.chain(method, _slowed(config))
     return optax.chain(optax.clip_by_global_norm(config.clip), method) if config.clip else method
+
+
+def _slowed(config: OptimConfig) -> optax.GradientTransformation:
+    """Scales the updates of the slow parameters."""
+
+    def one(path, variable):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return config.slow_factor if any(part in name for part in config.slow) else 1.0
+
+    def scale(updates, params):
+        return jax.tree.map(lambda update, factor: factor * update, updates, _map_variables(one, params))
+
+    return optax.stateless(scale)
 
 
 def ema_decay(decay: float, updates: Int[Array, ""]) -> Float[Array, ""]:
