@@ -19,7 +19,7 @@ OPTIM = OptimConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0)
 STUDENT = OptimConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
 
 PRESET = StudentExperiment(
-    loop=LoopConfig(name="tiny_student", steps=900, batch_size=8, checkpoint_every=150, preview_every=300),
+    loop=LoopConfig(name="tiny_student", steps=900, batch_size=4, checkpoint_every=150, preview_every=300),
     model=MODEL,
     vae=Path("runs/tiny_vae/weights.safetensors"),
     teacher=Path("runs/tiny_teacher/weights.safetensors"),
@@ -27,7 +27,7 @@ PRESET = StudentExperiment(
     loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE),
     warmup=200,
     critic_per_student=3,
-    long_chunks=12,
+    long_chunks=10,
     optim=STUDENT,
     warmup_optim=OptimConfig(lr=3e-4, betas=(0.0, 0.99), clip=1.0),
     critic_optim=OPTIM,

@@ -17,8 +17,8 @@ from tm_jax.training.optim import OptimConfig
 from tm_jax.training.teacher_phase import TeacherExperiment
 
 SCHEDULE = Schedule(shift=3.0)
-CLIP = ClipConfig(text_length=4, text_width=16)
-VIDEOS = EncodedConfig(count=200, seconds=5.64)
+CLIP = ClipConfig(chunks=4, image_patch=2, text_length=4, text_width=16)
+VIDEOS = EncodedConfig(count=240, seconds=5.64, reference_frames=CLIP.frames)
 
 MODEL = DiTConfig(
     width=192,
@@ -30,19 +30,20 @@ MODEL = DiTConfig(
     out_channels=Z,
     text_width=16,
     text_length=4,
-    image_width=Z,
+    image_width=Z * CLIP.image_patch**2,
     image_length=64,
     audio_width=80,
     audio_dim=128,
     audio_left=CLIP.audio_left,
     audio_lookahead=CLIP.audio_lookahead,
     time_frequencies=64,
+    trained_frames=CLIP.frames,
     dtype="float32",
     remat=False,
 )
 
 PRESET = TeacherExperiment(
-    loop=LoopConfig(name="tiny_teacher", steps=3000, batch_size=8, checkpoint_every=500, preview_every=1000),
+    loop=LoopConfig(name="tiny_teacher", steps=3000, batch_size=4, checkpoint_every=500, preview_every=1000),
     model=MODEL,
     vae=Path("runs/tiny_vae/weights.safetensors"),
     optim=OptimConfig(

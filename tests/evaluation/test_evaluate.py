@@ -7,6 +7,7 @@ import pytest
 
 from tests.evaluation.conftest import DIT, READER, SIZE, VAE_CONFIG
 from tm_jax.data.puppets import world
+from tm_jax.diffusion.sampler import SamplerConfig
 from tm_jax.evaluation import generators, oracle
 from tm_jax.evaluation.__main__ import Arguments
 from tm_jax.evaluation.evaluate import evaluate
@@ -17,8 +18,12 @@ from tm_jax.pretrained.weights import save_model
 def test_lengths_fill_windows_and_chunks():
     assert generators.clip_frames(6.0) == 153
     assert generators.clip_frames(3.0) == 81
-    assert generators.seams(153) == [81]
-    assert generators.seams(81) == []
+
+
+def test_windows_of_the_teacher_meet_at_its_seams(tiny_dit, tiny_vae):
+    teacher = generators.TeacherSampler(tiny_dit, tiny_vae, SamplerConfig(steps=1))
+    assert teacher.seams(153) == [81]
+    assert teacher.seams(81) == []
 
 
 def test_seams_do_not_count_as_motion(tiny_reader, rng):

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Float, Int
 
+from tm_jax.diffusion.conditions import latents_as_image_tokens
 from tm_jax.models.audio_adapter import window_indices
 
 
@@ -30,6 +31,8 @@ class ClipConfig:
     """Audio tokens a latent frame sees before its own eight."""
     audio_lookahead: int = 0
     """Audio tokens a latent frame sees after its own eight."""
+    image_patch: int = 1
+    """Side of the square of latent cells that makes one image token of the reference picture."""
     text_length: int = 4
     text_width: int = 16
     """Shape of the text tokens, which are zeros where a world has no prompts."""
@@ -74,7 +77,7 @@ def conditioning_arrays(
     windows = window_indices(frames, left=config.audio_left, lookahead=config.audio_lookahead)
     return {
         "text_tokens": np.zeros((config.text_length, config.text_width), np.float32),
-        "image_tokens": reference[0].reshape(-1, reference.shape[-1]),
+        "image_tokens": latents_as_image_tokens(reference[:1], config.image_patch)[0],
         "condition": np.concatenate([mask, reference], -1),
         "audio_tokens": gather_tokens(video.audio_tokens, windows).astype(np.float32),
         "audio_keep": np.ones(len(frames), np.float32),

@@ -6,6 +6,7 @@ and not time, so a stream computes it once per reference for the trained range o
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tm_jax.models.vae import VAE
@@ -29,9 +30,17 @@ def with_mask(latents: Latents) -> Float[Array, "b f h w mask_and_c"]:
     return jnp.concatenate([mask, latents], axis=-1)
 
 
-def latents_as_image_tokens(reference: Float[Array, "b h w c"]) -> Float[Array, "b image c"]:
-    """The reference picture's own latent as image tokens, where a model has no CLIP."""
-    return reference.reshape(reference.shape[0], -1, reference.shape[-1])
+def latents_as_image_tokens(
+    reference: Float[Array | np.ndarray, "b h w c"], patch: int = 1
+) -> Float[Array | np.ndarray, "b image width"]:
+    """The reference picture's own latent as image tokens, where a model has no CLIP.
+
+    Args:
+        patch: side of the square of latent cells that makes one token, of width c·patch².
+    """
+    batch, height, width, channels = reference.shape
+    squares = reference.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
 def face_mask(

@@ -1,12 +1,13 @@
 """What is evaluated: functions from held-out clips to frames.
 
 A generator sees a clip's first frame, sound and mode; only ``Reconstruction``, the VAE's ceiling, sees the
-rest.  The teacher knows 21 latent frames, so a longer clip is sampled in windows [C₀ | six chunks], which it
+rest.  The teacher knows a few chunks, so a longer clip is sampled in windows [C₀ | later chunks], which it
 was trained on as gapped clips; where two windows meet, head and background may jump, so no measure of
-motion reaches across ``seams``.
+motion reaches across its ``seams``.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -30,8 +31,8 @@ from tm_jax.nn.masks import Bidirectional
 from tm_jax.types import Conditioning
 
 Frames = UInt8[np.ndarray, "b t y x 3"]
-WINDOW_CHUNKS = 7
-"""Chunks of a training clip."""
+CHUNKS_PER_CLIP = 6
+"""Clips are 1 + 6k chunks long, which windows of the teacher of 2, 3 or 6 later chunks fill."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +65,11 @@ class Generator(Protocol):
 
 
 def clip_frames(seconds: float, chunk: int = 3) -> int:
-    """The least number of pixel frames ≥ seconds that teacher windows and student chunks both fill."""
+    """The least number of pixel frames ≥ seconds that the teacher's windows and whole chunks both fill."""
     chunks = 1
     while 4 * chunk * chunks - 3 < seconds * 25:
-        chunks += WINDOW_CHUNKS - 1
+        chunks += CHUNKS_PER_CLIP
     return 4 * chunk * chunks - 3
-
-
-def seams(frames: int, chunk: int = 3) -> list[int]:
-    """The first frames of the teacher's later windows."""
-    window = 4 * chunk * (WINDOW_CHUNKS - 1)
-    return list(range(window + 4 * chunk - 3, frames, window))
 
 
 def with_shuffled_sound(held_out: HeldOut) -> HeldOut:
@@ -156,6 +151,7 @@ def _clip_config(model: DiT, chunk: int) -> ClipConfig:
     config = model.config
     return ClipConfig(
         chunk=chunk,
+        image_patch=math.isqrt(config.image_width // config.out_channels),
         audio_left=config.audio_left,
         audio_lookahead=config.audio_lookahead,
         text_length=config.text_length,
@@ -176,20 +172,29 @@ def _noise(seeds: Sequence[int], chunk: int, step: int, shape: tuple[int, ...]) 
 
 
 class TeacherSampler:
-    """The bidirectional teacher, window by window."""
+    """The bidirectional teacher, window by window.
+
+    ``later`` is the number of chunks that a window has after C₀.
+    """
 
     def __init__(self, teacher: DiT, vae: VAE, config: SamplerConfig, chunk: int = 3):
         self.teacher, self.chunk = teacher, chunk
+        self.later = teacher.config.trained_frames // chunk - 1
         self.clip = _clip_config(teacher, chunk)
         self._sample = jax.jit(partial(sample, config=config, pattern=Bidirectional()))
         self._decode = Decoder(vae, chunk)
+
+    def seams(self, frames: int) -> list[int]:
+        """The first frames of the later windows."""
+        window = 4 * self.chunk * self.later
+        return list(range(window + 4 * self.chunk - 3, frames, window))
 
     def __call__(self, held_out: HeldOut) -> Frames:
         """Sample every window from the same first chunk of noise, then decode the whole."""
         size, count = self.chunk, held_out.latent_frames // self.chunk
         parts = []
-        for start in range(1, count, WINDOW_CHUNKS - 1):
-            chunks = [0, *range(start, start + WINDOW_CHUNKS - 1)]
+        for start in range(1, count, self.later):
+            chunks = [0, *range(start, min(start + self.later, count))]
             frames = np.concatenate([np.arange(index * size, (index + 1) * size) for index in chunks])
             shape = (size, *held_out.encoded[0].latents.shape[1:])
             noise = np.concatenate([_noise(held_out.seeds, index, 0, shape) for index in chunks], axis=1)
@@ -214,7 +219,7 @@ class Streamer:
         size = self.config.chunk
         shape = (size, *videos[0].reference.shape[1:])
         first = np.arange(size)
-        trained = np.minimum(np.arange(len(videos[0].reference)), len(videos[0].mode) - 1)
+        trained = np.minimum(np.arange(self.model.config.trained_frames), len(videos[0].mode) - 1)
         conditioning = _conditioning(videos, trained, self.clip)
         reference, state = _begin(self.model, self.config, conditioning)
         for index in range(chunks):

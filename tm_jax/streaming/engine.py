@@ -137,6 +137,11 @@ class Statistics:
         )
 
 
+def _image_patch(model: DiTConfig) -> int:
+    """Side of the square of latent cells that makes one of the model's image tokens."""
+    return max(1, math.isqrt(model.image_width // model.out_channels))
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def encode_reference(
     vae: VAE,
@@ -150,7 +155,7 @@ def encode_reference(
     latents = reference_latents(vae, picture, frames)
     conditioning = Conditioning(
         text_tokens=jnp.zeros((1, model.text_length, model.text_width), jnp.float32),
-        image_tokens=latents_as_image_tokens(latents[:, 0]),
+        image_tokens=latents_as_image_tokens(latents[:, 0], _image_patch(model)),
         condition=with_mask(latents),
         audio_tokens=jnp.zeros((1, frames, model.audio_slots, model.audio_width), jnp.float32),
         audio_keep=jnp.ones((1, frames), jnp.float32),
@@ -260,7 +265,8 @@ class Engine:
         front_end = LogMel() if front_end is None else front_end
         model, stride = student.config, vae.config.spatial_stride
         channels, z_dim = model.in_channels, vae.config.z_dim
-        if (channels, model.out_channels, model.image_width) != (2 * z_dim + 4, z_dim, z_dim):
+        patch = _image_patch(model)
+        if (channels, model.out_channels, model.image_width) != (2 * z_dim + 4, z_dim, z_dim * patch**2):
             raise InputError(
                 f"The student was made for latents of {model.out_channels} channels and image tokens of "
                 f"width {model.image_width}, the VAE gives {z_dim}: give the VAE that it was trained with."
@@ -270,10 +276,12 @@ class Engine:
                 f"The student hears audio tokens of width {model.audio_width if model.has_audio else 0}, "
                 f"the front end gives {front_end.token_width}: give the front end that it was trained with."
             )
-        side = math.isqrt(model.image_length) * stride
+        side = math.isqrt(model.image_length) * patch * stride
         self.size = (side, side) if size is None else size
         self.grid = (self.size[0] // stride, self.size[1] // stride)
-        if math.prod(self.grid) != model.image_length or any(edge % stride for edge in self.size):
+        if math.prod(self.grid) != model.image_length * patch**2 or any(
+            edge % (stride * patch) for edge in self.size
+        ):
             raise InputError(
                 f"A video of {self.size[1]}×{self.size[0]} does not give the {model.image_length} image "
                 f"tokens of {stride}×{stride} pixels that the student knows: choose another size."
