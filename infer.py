@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
+from tm_jax.flags import parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +33,11 @@ class Arguments:
 
 def main() -> int:
     """Checks all that is given, then streams; returns the exit status."""
-    arguments = tyro.cli(Arguments, prog="infer.py")
-    # Importing JAX takes seconds: a mistyped flag is answered before.
-    from tm_jax.streaming.session import make_video
-
     try:
+        arguments = parse(Arguments, prog="infer.py")
+        # Importing JAX takes seconds: a mistyped flag is answered before.
+        from tm_jax.streaming.session import make_video
+
         print(make_video(**vars(arguments)))
     except InputError as error:
         print(f"infer.py: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import sys
 
 from tm_jax.config import load
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 
 def main() -> int:

@@ -14,9 +14,8 @@ import typing
 from pathlib import Path
 from typing import Any, Protocol
 
-import tyro
-
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
+from tm_jax.flags import parse
 
 
 @typing.runtime_checkable
@@ -48,10 +47,10 @@ def _headline(path: Path) -> str:
 def load(argv: list[str] | None = None, prog: str = "train.py") -> Experiment:
     """The experiment that a command line asks for: a preset's name first, then overrides.
 
-    ``--help`` lists the presets, ``NAME --help`` a preset's fields; both exit with 0, a bad flag with 2.
+    ``--help`` lists the presets, ``NAME --help`` a preset's fields; both exit with 0.
 
     Raises:
-      InputError: no preset of that name, or a value that the config itself rejects.
+      InputError: no preset of that name, a mistyped flag, or a value that the config itself rejects.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -59,17 +58,7 @@ def load(argv: list[str] | None = None, prog: str = "train.py") -> Experiment:
         raise SystemExit(0 if argv else 2)
     name, overrides = argv[0], argv[1:]
     preset, about = _preset(name)
-    try:
-        return tyro.cli(
-            type(preset),
-            default=preset,
-            args=overrides,
-            prog=f"{prog} {name}",
-            description=about,
-            config=(tyro.conf.AvoidSubcommands,),
-        )
-    except ValueError as error:  # a __post_init__ that refuses the combination of values
-        raise InputError(f"{name}: {error}.") from error
+    return parse(type(preset), default=preset, args=overrides, prog=f"{prog} {name}", description=about)
 
 
 def _preset(name: str) -> tuple[Experiment, str]:

@@ -14,6 +14,8 @@ normalised per channel.  One latent frame is one pixel frame for f = 0 and four 
 import flax.struct
 from jaxtyping import Array, Float, Int
 
+from tm_jax.errors import InputError as InputError
+
 Video = Float[Array, "b t y x 3"]
 Latents = Float[Array, "b f h w c"]
 
@@ -47,10 +49,3 @@ class Conditioning:
             for name in ("condition", "audio_tokens", "audio_keep", "mode")
         }
         return self.replace(**cut)
-
-
-class InputError(ValueError):
-    """Bad input from outside: the message is one sentence that names the input, the fault and the remedy.
-
-    Command-line entry points print it without a traceback and exit with status 2.
-    """

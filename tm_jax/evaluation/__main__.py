@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
+from tm_jax.flags import parse
 
 _WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -58,8 +57,8 @@ class Arguments:
 
 def main() -> int:
     """Parse, evaluate, print; returns the exit status."""
-    arguments = tyro.cli(Arguments, config=(tyro.conf.AvoidSubcommands,), description=__doc__)
     try:
+        arguments = parse(Arguments, prog="python -m tm_jax.evaluation", description=__doc__)
         if arguments.clips < 1 or arguments.seconds < 3:
             raise InputError(
                 f"--clips {arguments.clips} --seconds {arguments.seconds}: give at least 1 clip of 3 seconds"

@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from tm_jax.flags import Parser
 from tm_jax.pretrained.check import check
 from tm_jax.pretrained.hub import resolve
 from tm_jax.types import InputError
@@ -40,7 +41,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; the exit status is 2 after bad input, told in one sentence."""
-    parser = argparse.ArgumentParser(prog="python -m tm_jax.pretrained", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m tm_jax.pretrained", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("check", help="what a folder holds and whether it is complete")
     command.add_argument("source", help="a folder, a safetensors file or a Hub id")
@@ -53,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--dtype", choices=("F32", "BF16", "F16"), default="BF16", help="storage type")
     command.add_argument("--folder", type=Path, default=None, help="where to write it (default: temporary)")
     command.set_defaults(run=_measure)
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         return arguments.run(arguments)
     except InputError as error:
         print(error, file=sys.stderr)

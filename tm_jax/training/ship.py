@@ -7,10 +7,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import tyro
-
 from tm_jax.config import to_json
 from tm_jax.diffusion.rollout import RolloutConfig
+from tm_jax.flags import parse
 from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.pretrained.weights import load_model, read_config, read_header, save_model
@@ -48,8 +47,8 @@ def rollout_of(preset: str) -> RolloutConfig:
 
 def main() -> int:
     """Writes both files; returns the exit status."""
-    arguments = tyro.cli(Arguments, prog="python -m tm_jax.training.ship")
     try:
+        arguments = parse(Arguments, prog="python -m tm_jax.training.ship")
         arguments.out.mkdir(parents=True, exist_ok=True)
         _ship(arguments.vae, arguments.out / "vae.safetensors", VAE, VAEConfig, {})
         rollout = {"rollout": to_json(rollout_of(arguments.preset))}

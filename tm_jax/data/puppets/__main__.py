@@ -4,7 +4,6 @@ Writes ``puppets.png`` (characters of the three styles down, mouth shapes, blink
 one sample with sound per style, ``puppet_shaded.mp4`` and so on.
 """
 
-import argparse
 import fractions
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.speech import SAMPLE_RATE
 from tm_jax.data.puppets.world import FPS, Clip, PuppetWorld
+from tm_jax.flags import Parser
 from tm_jax.types import InputError
 
 _SHAPES = (
@@ -60,15 +60,15 @@ def write_clip(path: Path, clip: Clip) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the contact sheet and the samples; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tm_jax.data.puppets", description=__doc__)
+    parser = Parser(prog="python -m tm_jax.data.puppets", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/puppets"), help="folder for the results")
     parser.add_argument("--split", default="train", help="train, heldout or language")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")
     parser.add_argument("--size", type=int, default=128, help="side of the picture in pixels")
     parser.add_argument("--identities", type=int, default=9, help="rows of the contact sheet")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each sample")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         world = PuppetWorld(seed=args.seed, split=args.split, size=args.size)
         args.out.mkdir(parents=True, exist_ok=True)
         contact_sheet(world, args.identities).save(args.out / "puppets.png")
