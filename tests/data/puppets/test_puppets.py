@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -243,3 +244,11 @@ def test_a_quarter_of_the_time_is_listened(tracks):
     share = [float(np.mean(track.mode == 0)) for track in tracks["train"]]
     assert 0.15 < np.mean(share) < 0.4 and min(share) == 0
     assert all(visemes(v)[0].opening > 0.15 for v in VOWELS)
+
+
+def test_drawing_is_the_same_under_a_mesh_of_many_devices(mesh8):
+    world, motion = PuppetWorld(size=16), np.zeros((2, len(MOTION)), np.float32)
+    alone = render(world.identity(0).vector(), motion, 16)
+    with jax.set_mesh(mesh8):
+        np.testing.assert_array_equal(render(world.identity(0).vector(), motion, 16), alone)
+        assert jax.sharding.get_abstract_mesh().size == 8, "the caller's mesh is still set"

@@ -10,9 +10,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 from tm_jax.data.puppets.identity import PARAMETERS
+from tm_jax.sharding import MeshConfig, make_mesh, replicated
 
 MOTION = (
     "x",
@@ -375,6 +377,12 @@ def _frame(size, parameters, motion):
 
 
 @functools.cache
+def _host() -> Mesh:
+    """A mesh of one processor: under another mesh, jit refuses arrays that lie on one device alone."""
+    return make_mesh(MeshConfig(), jax.local_devices(backend="cpu")[:1])
+
+
+@functools.cache
 def _renderer(size: int):
     draw = jax.vmap(functools.partial(_frame, size), in_axes=(None, 0))
     return jax.jit(draw)
@@ -383,15 +391,17 @@ def _renderer(size: int):
 def render(
     parameters: Float[np.ndarray, " parameters"], motion: Float[np.ndarray, "t motion"], size: int
 ) -> UInt8[np.ndarray, "t size size 3"]:
-    """Draw frames of one identity: `parameters` from `Identity.vector`, columns of `motion` as `MOTION`."""
-    cpu = jax.devices("cpu")[0]
-    draw = _renderer(size)
-    parameters = jax.device_put(parameters, cpu)
+    """Draw frames of one identity: `parameters` from `Identity.vector`, columns of `motion` as `MOTION`.
+
+    It draws on the host, whatever devices and mesh the caller computes on.
+    """
+    draw, place = _renderer(size), replicated(_host())
     out = np.empty((len(motion), size, size, 3), np.uint8)
-    for start in range(0, len(motion), BATCH):
-        part = motion[start : start + BATCH]
-        padded = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])
-        out[start : start + len(part)] = np.asarray(draw(parameters, jax.device_put(padded, cpu)))[
-            : len(part)
-        ]
+    with jax.set_mesh(_host()):
+        parameters = jax.device_put(parameters, place)
+        for start in range(0, len(motion), BATCH):
+            part = motion[start : start + BATCH]
+            padded = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])
+            drawn = draw(parameters, jax.device_put(padded, place))
+            out[start : start + len(part)] = np.asarray(drawn)[: len(part)]
     return out
