@@ -24,7 +24,10 @@ from tm_jax.diffusion.conditions import face_mask, reference_latents
 from tm_jax.models.log_mel import AudioFrontEnd
 from tm_jax.models.vae import VAE
 
-FIELDS = tuple(field.name for field in dataclasses.fields(EncodedVideo))
+# The members with a default, CLIP features and prompts, are not for puppets.
+FIELDS = tuple(
+    field.name for field in dataclasses.fields(EncodedVideo) if field.default is dataclasses.MISSING
+)
 
 
 @dataclasses.dataclass(frozen=True)

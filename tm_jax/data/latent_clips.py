@@ -57,6 +57,10 @@ class EncodedVideo:
     audio_tokens: Float[np.ndarray, "l d"]
     mode: Int[np.ndarray, " f"]
     face_mask: Float[np.ndarray, "h w"]
+    image_tokens: Float[np.ndarray, "image image_width"] | None = None
+    """CLIP's features of the reference picture; None where its own latent serves."""
+    text_tokens: Float[np.ndarray, "text text_width"] | None = None
+    """The prompt's embedding without padding; None where there is no prompt."""
 
 
 def gather_tokens(
@@ -65,6 +69,24 @@ def gather_tokens(
     """Tokens at these indices, zeros where the index lies outside."""
     inside = (indices >= 0) & (indices < len(tokens))
     return np.where(inside[..., None], tokens[np.clip(indices, 0, len(tokens) - 1)], 0)
+
+
+def padded_text(video: EncodedVideo, config: ClipConfig) -> Float[np.ndarray, "text text_width"]:
+    """The prompt's tokens, zeros after their end.
+
+    Raises:
+        ValueError: more or wider tokens than the config's.
+    """
+    text = np.zeros((config.text_length, config.text_width), np.float32)
+    if video.text_tokens is not None:
+        count, width = video.text_tokens.shape
+        if count > config.text_length or width != config.text_width:
+            raise ValueError(
+                f"a prompt of {count} tokens × {width} does not fit text_length {config.text_length} "
+                f"and text_width {config.text_width}"
+            )
+        text[:count] = video.text_tokens
+    return text
 
 
 def conditioning_arrays(
@@ -76,8 +98,10 @@ def conditioning_arrays(
     mask[0] = 1
     windows = window_indices(frames, left=config.audio_left, lookahead=config.audio_lookahead)
     return {
-        "text_tokens": np.zeros((config.text_length, config.text_width), np.float32),
-        "image_tokens": latents_as_image_tokens(reference[:1], config.image_patch)[0],
+        "text_tokens": padded_text(video, config),
+        "image_tokens": latents_as_image_tokens(reference[:1], config.image_patch)[0]
+        if video.image_tokens is None
+        else np.asarray(video.image_tokens, np.float32),
         "condition": np.concatenate([mask, reference], -1),
         "audio_tokens": gather_tokens(video.audio_tokens, windows).astype(np.float32),
         "audio_keep": np.ones(len(frames), np.float32),

@@ -1,0 +1,60 @@
+"""The pixels and sound of the pieces that were kept, in one pass through their video."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from tm_jax.data.framing import Box
+from tm_jax.data.prepare.decode import SAMPLES_PER_FRAME, pictures
+from tm_jax.data.prepare.pieces import Piece
+from tm_jax.data.prepare.sources import Source
+from tm_jax.data.prepare.survey import Survey
+
+
+def cropped(
+    rgb: UInt8[np.ndarray, "y x 3"], crop: Box, target: tuple[int, int]
+) -> UInt8[np.ndarray, "y2 x2 3"]:
+    """The crop (y0, x0, y1, x1) at the target's height and width."""
+    y0, x0, y1, x1 = (round(side) for side in crop)
+    how = cv2.INTER_AREA if y1 - y0 >= target[0] else cv2.INTER_CUBIC
+    return cv2.resize(rgb[y0:y1, x0:x1], (target[1], target[0]), interpolation=how)
+
+
+def face_in_clip(piece: Piece, target: tuple[int, int]) -> Box:
+    """Where the face is in pixels of the clip."""
+    y0, x0, y1, x1 = piece.crop
+    down, across = target[0] / (y1 - y0), target[1] / (x1 - x0)
+    top, left, bottom, right = piece.face
+    inside = lambda value, most: min(max(value, 0.0), float(most))
+    return (
+        inside((top - y0) * down, target[0]),
+        inside((left - x0) * across, target[1]),
+        inside((bottom - y0) * down, target[0]),
+        inside((right - x0) * across, target[1]),
+    )
+
+
+def sound_of(seen: Survey, piece: Piece) -> Float32[np.ndarray, " s"]:
+    """The piece's sound, 640 samples a frame, silence where the video's sound has ended."""
+    start, stop = (SAMPLES_PER_FRAME * frame for frame in (piece.start, piece.start + piece.frames))
+    part = seen.sound[start:stop].astype(np.float32) / 32768
+    return np.pad(part, (0, stop - start - len(part)))
+
+
+def clips(
+    source: Source, kept: list[Piece], target: tuple[int, int]
+) -> Iterator[tuple[Piece, Iterator[UInt8[np.ndarray, "y x 3"]]]]:
+    """Each kept piece (in order) with an iterator over its cropped frames, to be used before the next."""
+    frames = enumerate(pictures(source.path))
+
+    def of(piece: Piece) -> Iterator[np.ndarray]:
+        for index, picture in frames:
+            if index >= piece.start:
+                yield cropped(picture.rgb(), piece.crop, target)
+            if index == piece.start + piece.frames - 1:
+                return
+
+    for piece in kept:
+        yield piece, of(piece)
