@@ -27,6 +27,7 @@ from tm_jax.pretrained.names import NameMap
 from tm_jax.types import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
+Shardings = Callable[[nnx.Module], Any] | None
 
 FOLDERS = {
     "transformer": "transformer",
@@ -328,7 +329,7 @@ def recognise(checkpoint: Checkpoint) -> tuple[Layout, Checkpoint]:
         # One missing key must not hide what the rest plainly is.
         if shown and (best is None or shown > best[0]):
             best = (shown, layout, respelled)
-    if best is not None and best[0] > len(best[1].marks) // 2:
+    if best and best[0] > len(best[1].marks) // 2:
         return best[1:]
     raise InputError(
         f"{checkpoint.path} holds {len(checkpoint.tensors)} tensors of no model that is known here "
@@ -366,58 +367,85 @@ def sizes_that_differ(ours: Any, theirs: Any, unknown: tuple[str, ...] = ()) -> 
     return found
 
 
-def load_public(
-    source: str | Path,
-    kind: str,
-    config: Any = None,
-    shardings: Callable[[nnx.Module], Any] | None = None,
-    *,
-    seed: int = 0,
-    progress: bool = True,
-) -> tuple[nnx.Module, Any]:
-    """A model from a folder, a file or a Hub id, and its config: what ``--init-from`` does.
+@dataclasses.dataclass(frozen=True)
+class PublicModel:
+    """A checkpoint that was found to fit a model; none of its values is read yet."""
+
+    checkpoint: Checkpoint
+    """Its headers, in the layout's newer spelling."""
+    layout: Layout
+    """How it is stored."""
+    config: Any
+    """The model's config."""
+
+    def load(self, shardings: Shardings = None, *, seed: int = 0, progress: bool = True) -> nnx.Module:
+        """The model, each device holding its shard.
+
+        Args:
+            shardings: from the abstract model, a tree like it (``lambda m: shardings_like(m, mesh, rules)``).
+            seed: of the parameters that public checkpoints lack.
+            progress: draw a bar.
+        """
+        make = lambda: self.layout.model(self.config, rngs=nnx.Rngs(seed))
+        return load_pretrained(
+            self.checkpoint,
+            make,
+            self.layout.names(self.config, self.checkpoint.tensors),
+            None if shardings is None else shardings(jax.eval_shape(make)),
+            new=self.layout.new,
+            ignored=self.layout.ignored,
+            progress=progress,
+        )
+
+
+def open_public(source: str | Path, kind: str, config: Any = None) -> PublicModel:
+    """The headers of a public model, compared with a config; ``load`` then reads the values.
 
     Args:
         source: a folder (of one model, or a diffusers pipeline), a safetensors file, or a Hub id.
         kind: a key of ``FOLDERS``.
         config: the config that the model must have; None takes the checkpoint's own, without audio.
-        shardings: from the abstract model, a tree like it (``lambda m: shardings_like(m, mesh, rules)``).
-        seed: of the parameters that public checkpoints lack.
-        progress: draw a bar.
 
     Raises:
-        InputError: one sentence about whatever is wrong, before any value is read.
+        InputError: one sentence about whatever is wrong; of keys that do not fit, all at once.
     """
-    others = tuple(folder for other, folder in FOLDERS.items() if other != kind)
+    others = tuple(folder for name, folder in FOLDERS.items() if name != kind)
     checkpoint = open_checkpoint(find(resolve(source, skip=others), kind))
     layout, checkpoint = recognise(checkpoint)
     if layout.kind != kind:
         raise InputError(f"{checkpoint.path} holds a {layout.kind} and not a {kind}; give the other folder")
     theirs = layout.config(checkpoint.shapes, checkpoint.config)
-    if config is None:
-        config = theirs
+    config = theirs if config is None else config
     # No shape tells the number of heads: without a config.json the caller's word counts.
-    elif differing := sizes_that_differ(config, theirs, () if checkpoint.config else ("heads",)):
+    if differing := sizes_that_differ(config, theirs, () if checkpoint.config else ("heads",)):
         raise InputError(
             f"{checkpoint.path} is of another size than the config asks for "
             f"({'; '.join(differing)}); choose the preset of its size"
         )
-    make = lambda: layout.model(config, rngs=nnx.Rngs(seed))
-    model = load_pretrained(
-        checkpoint,
-        make,
-        layout.names(config, checkpoint.tensors),
-        None if shardings is None else shardings(jax.eval_shape(make)),
-        new=layout.new,
-        ignored=layout.ignored,
-        progress=progress,
-    )
-    return model, config
+    return PublicModel(checkpoint, layout, _check(layout, checkpoint, config))
+
+
+def load_public(
+    source: str | Path,
+    kind: str,
+    config: Any = None,
+    shardings: Shardings = None,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[nnx.Module, Any]:
+    """A model from a folder, a file or a Hub id, and its config: ``open_public``, then ``load``."""
+    public = open_public(source, kind, config)
+    return public.load(shardings, seed=seed, progress=progress), public.config
+
+
+def _check(layout: Layout, checkpoint: Checkpoint, config: Any) -> Any:
+    """The config, once every key has been compared with its model."""
+    abstract = jax.eval_shape(lambda: layout.model(config, rngs=nnx.Rngs(0)))
+    check_fit(checkpoint, abstract, layout.names(config, checkpoint.tensors), layout.new, layout.ignored)
+    return config
 
 
 def fits_itself(layout: Layout, checkpoint: Checkpoint) -> Any:
     """The config of a checkpoint that is complete by its own account; raises InputError where it is not."""
-    config = layout.config(checkpoint.shapes, checkpoint.config)
-    abstract = jax.eval_shape(lambda: layout.model(config, rngs=nnx.Rngs(0)))
-    check_fit(checkpoint, abstract, layout.names(config, checkpoint.tensors), layout.new, layout.ignored)
-    return config
+    return _check(layout, checkpoint, layout.config(checkpoint.shapes, checkpoint.config))

@@ -158,6 +158,17 @@ def _header(path: Path, file: Any) -> Header:
         raise InputError(f"The header of {path} is damaged ({error}): copy the file again.") from error
 
 
+def is_own(path: str | os.PathLike) -> bool:
+    """Whether a path names our own file: it ends in .safetensors and, if it is there, has our header."""
+    path = Path(path)
+    if path.suffix != ".safetensors" or path.is_dir():
+        return False
+    if not path.exists():
+        return True
+    with _open(path) as file:
+        return (file.metadata() or {}).get("format") == _FORMAT
+
+
 def read_header(path: str | os.PathLike) -> Header:
     """Class name, config and origin of a weights file; no weights are read."""
     path = Path(path)

@@ -25,6 +25,12 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the finished checkpoints in a folder, which need not exist; nothing is opened."""
+    names = [path.name for path in folder.glob("*") if path.is_dir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 class Checkpoints:
     """The checkpoints of one run, written in the background."""
 

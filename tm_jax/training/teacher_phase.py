@@ -1,4 +1,9 @@
-"""Phase 2 as the loop runs it: the audio-conditioned teacher on encoded videos."""
+"""Phase 2 as the loop runs it: the audio-conditioned teacher on encoded videos.
+
+With ``init_from`` it starts from a public Wan checkpoint, whose output it has until it learns to hear: the
+audio module is silent at first.  The loop makes every state in one jit, which reads no files, so a run from
+public weights begins with zeros, and the first step puts the values in their place, shard by shard.
+"""
 
 import dataclasses
 from functools import partial
@@ -17,9 +22,10 @@ from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.log_mel import LogMel
-from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.nn.masks import Bidirectional
-from tm_jax.pretrained.weights import load_model
+from tm_jax.pretrained.layouts import PublicModel, open_public
+from tm_jax.pretrained.sources import load_vae
+from tm_jax.training.checkpoint import saved_steps
 from tm_jax.training.flow_matching import FlowMatchingLoss, flow_matching_loss
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.ode_pairs import batch_conditioning
@@ -36,7 +42,9 @@ class TeacherExperiment:
     loop: LoopConfig
     model: DiTConfig
     vae: Path
-    """Weights of the VAE whose latents the teacher learns."""
+    """The VAE whose latents the teacher learns: a weights file, or a public folder or Hub id."""
+    init_from: str | None = None
+    """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; None starts afresh."""
     optim: OptimConfig = OptimConfig()
     loss: FlowMatchingLoss = FlowMatchingLoss()
     clip: ClipConfig = ClipConfig()
@@ -57,15 +65,36 @@ class TeacherPhase:
     """Flow matching; the loop's Phase."""
 
     def __init__(self, config: TeacherExperiment):
+        """Compares the headers of ``init_from`` with the model, unless the run has a checkpoint already.
+
+        Raises:
+            InputError: with every key of the public checkpoint that does not fit.
+        """
         self.config = config
+        self.public: PublicModel | None = None
+        if config.init_from is not None and not saved_steps(config.loop.folder / "checkpoints"):
+            self.public = open_public(config.init_from, "transformer", config.model)
         self.tx = make_optimizer(config.optim)
         self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
         self._sample = jax.jit(partial(sample, config=config.sampler, pattern=Bidirectional()))
 
     def init(self, key: jax.Array) -> TrainState:
-        """A fresh teacher."""
+        """A fresh teacher; zeros where the first step is to put public weights."""
         weights, draws = jax.random.split(key)
-        return TrainState.create(DiT(self.config.model, rngs=nnx.Rngs(weights)), self.tx, draws)
+        teacher = DiT(self.config.model, rngs=nnx.Rngs(weights))
+        if self.public is not None:
+            teacher = jax.tree.map(jnp.zeros_like, teacher)
+        return TrainState.create(teacher, self.tx, draws)
+
+    def _with_public_weights(self, state: TrainState) -> TrainState:
+        """The state with the public model in the place of its zeros, read straight into their shardings."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.model)
+        # The zeros go first: two whole models more would not fit beside the optimizer's state.
+        for leaf in jax.tree.leaves((state.model, state.ema)):
+            leaf.delete()
+        teacher = self.public.load(lambda _: shardings, seed=self.config.loop.seed)
+        self.public = None
+        return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         loss, gradients = jax.value_and_grad(flow_matching_loss)(
@@ -79,20 +108,22 @@ class TeacherPhase:
         return state.apply(gradients, self.tx, self.config.ema), {"loss": loss}
 
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update."""
+        """One update; a run from public weights reads them before its first."""
+        if self.public is not None:
+            state = self._with_public_weights(state)
         return self._step(state, batch)
 
     def dataset(self) -> grain.MapDataset:
         """Random clips of the encoded videos."""
         config = self.config
-        vae = load_model(config.vae, VAE, VAEConfig)
+        vae = load_vae(config.vae)
         videos = encoded_videos(vae, LogMel(), config.videos, config.cache)
         return grain.MapDataset.source(videos).seed(config.loop.seed).random_map(LatentClips(config.clip))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Sampled clips of two held-out characters beside the true ones."""
         config = self.config
-        vae = load_model(config.vae, VAE, VAEConfig)
+        vae = load_vae(config.vae)
         heldout = dataclasses.replace(config.videos, split="heldout", count=2)
         videos = encoded_videos(vae, LogMel(), heldout, config.cache)
         frames = np.arange(config.clip.frames)

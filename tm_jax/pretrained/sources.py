@@ -1,0 +1,78 @@
+"""Models from wherever they are: our own weights files, and public checkpoints in a folder or on the Hub.
+
+A path that ends in ``.safetensors`` is ours, unless the file says otherwise; everything else is public.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.pretrained.files import open_checkpoint
+from tm_jax.pretrained.layouts import Shardings, load_public
+from tm_jax.pretrained.load import load_pretrained
+from tm_jax.pretrained.names import NameMap, Rule, paths
+from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header
+from tm_jax.types import InputError
+
+
+def load_vae(source: str | Path) -> VAE:
+    """The VAE of a weights file of ours, or of a public folder, pipeline or Hub id.
+
+    Raises:
+        InputError: one sentence about whatever is wrong.
+    """
+    if is_own(source):
+        return load_model(source, VAE, VAEConfig)
+    return load_public(source, "vae")[0]
+
+
+def load_by_slices(
+    path: Path,
+    model_class: Callable[..., nnx.Module],
+    config_class: type,
+    shardings: Shardings = None,
+    *,
+    adapt: Callable[[nnx.Module], nnx.Module] = lambda model: model,
+    progress: bool = True,
+) -> nnx.Module:
+    """A module of our own weights file as a public checkpoint is read: slice by slice, onto its devices.
+
+    For models that the host should not hold whole; unlike ``load_model`` it does not look for NaN.
+
+    Args:
+        shardings: from the abstract model, a tree like it; None puts all on the first device.
+        adapt: from the module as built to the one that is wanted, such as one with other dtypes.
+
+    Raises:
+        InputError: a foreign file, another class, or parameters that do not fit, all in one sentence.
+    """
+    header = read_header(path)
+    if header.model_class != model_class.__name__:
+        raise InputError(f"{path} holds a {header.model_class}, not a {model_class.__name__}.")
+    config: Any = read_config(path, config_class)
+    make = lambda: adapt(model_class(config, rngs=nnx.Rngs(0)))
+    abstract = jax.eval_shape(make)
+    same = NameMap(Rule(name, name) for name in paths(abstract))
+    tree = None if shardings is None else shardings(abstract)
+    return load_pretrained(open_checkpoint(path), make, same, tree, progress=progress)
+
+
+def kernels_in(dtype: str) -> Callable[[nnx.Module], nnx.Module]:
+    """An ``adapt`` that stores the kernels of the stacked blocks in their compute dtype.
+
+    A block rounds its kernels to that dtype when it runs, so the output is the same, bit for bit.
+    """
+
+    def adapt(model: nnx.Module) -> nnx.Module:
+        def one(path, leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+            stored = name.startswith("blocks.") and name.endswith(".kernel")
+            return leaf.astype(dtype) if stored else leaf
+
+        return jax.tree_util.tree_map_with_path(one, model)
+
+    return adapt
