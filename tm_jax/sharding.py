@@ -10,7 +10,9 @@ import math
 
 import jax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+AnyMesh = Mesh | AbstractMesh
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -69,19 +71,17 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
     return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh, rules: ShardingRules = ShardingRules()) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh, rules: ShardingRules = ShardingRules()) -> NamedSharding:
     """The sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, rules.spec(("batch",)))
 
 
-def _divides(
-    shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh | jax.sharding.AbstractMesh
-) -> PartitionSpec:
+def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: AnyMesh) -> PartitionSpec:
     """The spec without the mesh axes that do not divide their dimension."""
     kept = []
     for size, entry in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
@@ -90,7 +90,7 @@ def _divides(
     return PartitionSpec(*kept)
 
 
-def variable_sharding(variable: nnx.Variable, mesh: Mesh, rules: ShardingRules) -> NamedSharding:
+def variable_sharding(variable: nnx.Variable, mesh: AnyMesh, rules: ShardingRules) -> NamedSharding:
     """The sharding of one parameter, from the logical names in its metadata."""
     names = variable.get_metadata().get("axes")
     shape = variable.shape
@@ -103,7 +103,7 @@ def variable_sharding(variable: nnx.Variable, mesh: Mesh, rules: ShardingRules) 
     return NamedSharding(mesh, _divides(shape, rules.spec(names), mesh))
 
 
-def shardings_like(tree, mesh: Mesh, rules: ShardingRules = ShardingRules()):
+def shardings_like(tree, mesh: AnyMesh, rules: ShardingRules = ShardingRules()):
     """A tree of NamedShardings for a pytree of modules, optimizer state and scalars.
 
     Variables follow their logical names; everything else is replicated.  Optimizer moments of a

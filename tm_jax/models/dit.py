@@ -86,8 +86,9 @@ class DiTConfig:
     """Width of an audio token inside; 0 leaves the audio module and the mode embedding out."""
     audio_left: int = 8
     """Audio tokens of the past in a latent frame's window."""
-    audio_lookahead: int = 4
-    """Audio tokens of the future in a latent frame's window (20 ms of latency each)."""
+    audio_lookahead: int = 0
+    """Audio tokens of the future in a latent frame's window, 20 ms of latency each, beside those that the
+    front end waits for: wav2vec2's window hears 80 ms ahead, which is all the lookahead there is."""
     time_frequencies: int = 256
     """Cosines and sines of the noise level."""
     rope_theta: float = 10000.0

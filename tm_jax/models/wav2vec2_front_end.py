@@ -10,6 +10,10 @@ A window is treated as a clip: normalised by itself, with 80 zeros appended, so 
 end is read.  Until the past is full, the missing part is left out of every statistic and of
 attention, so that the first windows are simply shorter clips.
 
+The 80 ms of lookahead are spent here, where the bidirectional encoder needs them, and only here: the
+transformer's window ends with its latent frame (``DiTConfig.audio_lookahead`` 0), so that a video waits
+for 80 ms of sound in all.
+
 A whole recording is cut into the same windows as a stream, by the same code, and only run in larger
 batches: features prepared for training are those that a stream will hear.
 """

@@ -1,0 +1,47 @@
+"""The teacher of wan14b_teacher distilled to a sparse causal model of 2 steps a chunk, for 64 devices.
+
+    python train.py wan14b_student               needs runs/wan14b_teacher
+
+Self-Forcing's optimizers (generator 2e-6, critic 4e-7, β₁ 0, weight decay 0.01, EMA 0.99) and its 600 updates
+of the student, five of the critic to each; CausVid's gradient clip 10 and guidance 3.5 + 1.
+"""
+
+from pathlib import Path
+
+from configs.wan14b_teacher import CLIP, MODEL, SCHEDULE, VIDEOS, WAN
+from tm_jax.diffusion.rollout import RolloutConfig
+from tm_jax.diffusion.sampler import Guidance, SamplerConfig
+from tm_jax.sharding import MeshConfig
+from tm_jax.training.dmd import DistillationLoss
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.ode_pairs import PairsConfig
+from tm_jax.training.optim import OptimConfig
+from tm_jax.training.student_phase import StudentExperiment
+
+GUIDANCE = Guidance(audio=4.5)
+OPTIM = OptimConfig(lr=2e-6, betas=(0.0, 0.999), weight_decay=0.01, clip=10.0)
+
+PRESET = StudentExperiment(
+    loop=LoopConfig(
+        name="wan14b_student",
+        steps=4000,
+        batch_size=32,
+        checkpoint_every=250,
+        preview_every=250,
+        mesh=MeshConfig(fsdp=-1, tensor=2),
+    ),
+    model=MODEL,
+    vae=Path(WAN),
+    teacher=Path("runs/wan14b_teacher/weights.safetensors"),
+    rollout=RolloutConfig(chunk=CLIP.chunk, steps=2, schedule=SCHEDULE),
+    loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE),
+    warmup=1000,
+    critic_per_student=5,
+    optim=OPTIM,
+    warmup_optim=OPTIM,
+    critic_optim=OptimConfig(lr=4e-7, betas=(0.0, 0.999), weight_decay=0.01, clip=10.0),
+    clip=CLIP,
+    videos=VIDEOS,
+    pairs=PairsConfig(count=4096, sampler=SamplerConfig(steps=40, schedule=SCHEDULE, guidance=GUIDANCE)),
+    ema=0.99,
+)
