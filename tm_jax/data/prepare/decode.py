@@ -83,7 +83,7 @@ def pictures(path: Path) -> Iterator[Picture]:
     """
     with _opened(path) as container:
         promised = _promised(container)
-        last, start, end, count = None, 0.0, 0.0, 0
+        last, last_time, start, end, count = None, 0.0, 0.0, 0.0, 0
         for frame, time, seconds, aspect in _timed(path, container):
             if last is None:
                 start = time
@@ -100,8 +100,7 @@ def pictures(path: Path) -> Iterator[Picture]:
             last, last_time, end = Picture(frame, aspect), time, time + seconds
         if last is None:
             raise InputError(f"{path} has no readable picture: convert or copy it again.")
-        border = (last_time + end) / 2 - start
-        while count / FRAMES_PER_SECOND < border - 1e-6:
+        while (count + 0.5) / FRAMES_PER_SECOND < end - start + 1e-6:
             yield last
             count += 1
         if promised and end - start < 0.95 * promised - 0.5:

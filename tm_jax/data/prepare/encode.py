@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float16, Float32, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float16, Float32, Int32, UInt8
 
 from tm_jax.data.framing import Box
 from tm_jax.data.latent_clips import EncodedVideo
@@ -17,8 +17,9 @@ from tm_jax.data.pixels import to_signed
 from tm_jax.data.prepare.models import Encoders
 from tm_jax.data.voice_activity import LISTENING, SPEAKING
 from tm_jax.diffusion.conditions import face_mask
-from tm_jax.models.clip import preprocess
-from tm_jax.models.vae import State
+from tm_jax.models.clip import CLIPVision, preprocess
+from tm_jax.models.vae import VAE, State
+from tm_jax.types import Latents, Video
 
 TOKENS_PER_LATENT = 8
 
@@ -29,14 +30,26 @@ def latent_mode(speaking: Bool[np.ndarray, " tokens"]) -> Int32[np.ndarray, " f"
     return np.where(np.r_[speaking[:2].any(), later], SPEAKING, LISTENING).astype(np.int32)
 
 
+@jax.jit
+def _first(vae: VAE, frames: Video) -> tuple[Latents, State]:
+    return vae.encode_step(frames, None, first=True)
+
+
+@jax.jit
+def _next(vae: VAE, frames: Video, state: State) -> tuple[Latents, State]:
+    return vae.encode_step(frames, state, first=False)
+
+
+@jax.jit
+def _image_tokens(clip: CLIPVision, picture: Float[Array, "b y x 3"]) -> Float[Array, "b l d"]:
+    return clip(preprocess(picture, clip.config.image_size))
+
+
 class ClipEncoder:
-    """Encodes clips of one size; two compilations serve clips of all lengths."""
+    """Encodes clips of one size; two compilations of the VAE serve clips of all lengths."""
 
     def __init__(self, encoders: Encoders, reference_frames: int):
         self.encoders, self.reference_frames = encoders, reference_frames
-        self._first = jax.jit(lambda vae, frames: vae.encode_step(frames, None, first=True))
-        self._next = jax.jit(lambda vae, frames, state: vae.encode_step(frames, state, first=False))
-        self._image = jax.jit(lambda clip, picture: clip(preprocess(picture, clip.config.image_size)))
 
     def __call__(
         self,
@@ -61,19 +74,19 @@ class ClipEncoder:
         opening = to_signed(next(frames)[None, None])
         tick(1)
         size = opening.shape[2:4]
-        latent, state = self._first(self.encoders.vae, opening)
+        latent, state = _first(self.encoders.vae, opening)
         reference = [latent, *self._grey(state, (1, stride, *opening.shape[2:]))]
         latents = [latent]
         for _ in range((count - 1) // stride):
             group = np.stack([next(frames) for _ in range(stride)])
-            latent, state = self._next(self.encoders.vae, to_signed(group[None]), state)
+            latent, state = _next(self.encoders.vae, to_signed(group[None]), state)
             latents.append(latent)
             # Frames that wait for a busy accelerator hold memory: never be more than a few steps ahead.
             latents[max(0, len(latents) - 4)].block_until_ready()
             tick(stride)
         image = None
         if self.encoders.image is not None:
-            image = np.asarray(self._image(self.encoders.image, opening[:, 0])[0], np.float16)
+            image = np.asarray(_image_tokens(self.encoders.image, opening[:, 0])[0], np.float16)
         grid = latent.shape[2:4]
         box = jnp.asarray([[int(np.floor(face[0])), int(np.floor(face[1])), *map(int, np.ceil(face[2:]))]])
         return EncodedVideo(
@@ -90,7 +103,7 @@ class ClipEncoder:
         """Latents of mid-grey after the first frame."""
         grey, latents = jnp.zeros(shape, jnp.float32), []
         for _ in range(self.reference_frames - 1):
-            latent, state = self._next(self.encoders.vae, grey, state)
+            latent, state = _next(self.encoders.vae, grey, state)
             latents.append(latent)
         return latents
 

@@ -19,7 +19,7 @@ SMALLEST = 32
 NEIGHBOURS = 3
 """Searched frames before and after one that tell where its main face is to be expected."""
 
-Faces = Float[np.ndarray, "faces 4"]
+Faces = Float[np.ndarray, "_ 4"]
 
 
 @functools.cache

@@ -64,6 +64,11 @@ def _without(entry: dict, name: str) -> dict:
     return {key: value for key, value in entry.items() if key != name}
 
 
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
 def _total(clips: list[dict], reason: str | None) -> dict[str, float]:
     seconds = [clip["seconds"] for clip in clips if clip["reason"] == reason]
     return {"clips": len(seconds), "seconds": round(sum(seconds), 2)}
@@ -79,9 +84,9 @@ def _table(out: Path, videos: list[dict], clips: list[dict], totals: dict[str, d
     seconds = sum(clip["seconds"] for clip in clips)
     heldout = [clip for clip in clips if clip["reason"] is None and clip["split"] == "heldout"]
     row = lambda name, count, time, why="": (
-        f"{name:<22}{count:>7}{time / 60:>10.1f}{time / max(seconds, 1e-9):>8.0%}   {why}".rstrip()
+        f"{name:<22}{count:>7}{_clock(time):>11}{time / max(seconds, 1e-9):>8.0%}   {why}".rstrip()
     )
-    lines = [f"{out}: {len(videos)} videos, {state}", "", f"{'':22}{'clips':>7}{'minutes':>10}{'share':>8}"]
+    lines = [f"{out}: {len(videos)} videos, {state}", "", f"{'':22}{'clips':>7}{'h:mm:ss':>11}{'share':>8}"]
     lines.append(row("kept", totals["kept"]["clips"], totals["kept"]["seconds"]))
     if heldout:
         lines.append(row("  held out of these", len(heldout), sum(clip["seconds"] for clip in heldout)))
@@ -102,22 +107,23 @@ def _table(out: Path, videos: list[dict], clips: list[dict], totals: dict[str, d
 
 
 def _picture(clips: list[dict], totals: dict[str, dict]) -> bytes:
-    """A bar of the minutes by fate above a row of pictures for each."""
+    """A bar of the time by fate above a row of pictures for each."""
     shown = {
         name: [c for c in clips if (c["reason"] or "kept") == name and "thumbnail" in c][:COLUMNS]
         for name in totals
     }
     shown = {name: row for name, row in shown.items() if row}
-    colours = matplotlib.colormaps["tab10"]
+    palette = matplotlib.colormaps["tab20"]
+    colours = {"kept": palette(4)} | {name: palette(6 + 2 * i) for i, name in enumerate(REASONS) if i < 4}
+    colours |= {name: palette(2 * i - 1) for i, name in enumerate(REASONS) if i >= 4}
     figure = Figure(figsize=(2.1 * COLUMNS, 1.6 + 1.5 * len(shown)), layout="constrained")
     grid = figure.add_gridspec(1 + len(shown), COLUMNS, height_ratios=[0.7, *[1] * len(shown)])
     axes, left = figure.add_subplot(grid[0, :]), 0.0
-    for number, (name, total) in enumerate(totals.items()):
-        minutes = total["seconds"] / 60
-        label = f"{name.replace('_', ' ')} {minutes:.1f} min"
-        axes.barh([0], [minutes], left=left, color=colours(2 if name == "kept" else 3 + number), label=label)
-        left += minutes
-    axes.set(yticks=[], xlim=(0, max(left, 1e-9)), xlabel="minutes of video")
+    for name, total in totals.items():
+        label = f"{name.replace('_', ' ')} {_clock(total['seconds'])}"
+        axes.barh([0], [total["seconds"]], left=left, color=colours[name], label=label)
+        left += total["seconds"]
+    axes.set(yticks=[], xticks=[], xlim=(0, max(left, 1e-9)))
     axes.legend(ncols=min(5, len(totals)), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     for line, (name, row) in enumerate(shown.items(), 1):
         for column in range(COLUMNS):
@@ -128,7 +134,7 @@ def _picture(clips: list[dict], totals: dict[str, dict]) -> bytes:
                 jpeg = base64.b64decode(clip["thumbnail"])
                 axes.imshow(np.asarray(Image.open(io.BytesIO(jpeg))))
                 note = clip["detail"] if clip["reason"] else f"{clip['seconds']:.1f} s"
-                axes.set_title(f"{name.replace('_', ' ')}\n{note}", fontsize=8)
+                axes.set_title(f"{name.replace('_', ' ')}\n{note}" if column == 0 else note, fontsize=8)
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=90)
         return file.getvalue()

@@ -33,11 +33,11 @@ def find_videos(inputs: tuple[Path, ...]) -> list[Source]:
     """
     found: dict[Path, Source] = {}
     for path in inputs:
-        before = len(found)
-        for source in _of(path):
-            found.setdefault(source.path.absolute(), source)
-        if len(found) == before and (path.is_dir() or path.suffix in LISTS):
+        here = list(_of(path))
+        if not here:
             raise InputError(f"There is no video in {path}: known endings are {' '.join(ENDINGS)}.")
+        for source in here:
+            found.setdefault(source.path.absolute(), source)
     if not found:
         raise InputError("No videos were given: name folders, files or lists after --videos.")
     return [found[path] for path in sorted(found)]
