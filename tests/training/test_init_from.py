@@ -31,6 +31,14 @@ MODEL = DiTConfig(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiling():
+    """XLA without its optimisations: compiling is what these tests would spend their time on."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def wan(tmp_path_factory):
     """A tiny I2V transformer, and the pipeline's folder that diffusers itself wrote for it."""

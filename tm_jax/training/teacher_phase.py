@@ -1,4 +1,4 @@
-"""Phase 2 as the loop runs it: the audio-conditioned teacher on encoded videos.
+"""Phase 2 as the loop runs it: the audio-conditioned teacher on encoded videos, puppets' or people's.
 
 With ``init_from`` it starts from a public Wan checkpoint, whose output it has until it learns to hear: the
 audio module is silent at first.  The loop makes every state in one jit, which reads no files, so a run from
@@ -8,6 +8,7 @@ public weights begins with zeros, and the first step puts the values in their pl
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import chex
 import grain
@@ -18,6 +19,7 @@ from flax import nnx
 
 from tm_jax.data.encoded_videos import EncodedConfig, encoded_videos
 from tm_jax.data.latent_clips import ClipConfig, LatentClips, conditioning_arrays
+from tm_jax.data.prepare.shards import PreparedVideos
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.models.dit import DiT, DiTConfig
@@ -49,8 +51,10 @@ class TeacherExperiment:
     loss: FlowMatchingLoss = FlowMatchingLoss()
     clip: ClipConfig = ClipConfig()
     videos: EncodedConfig = EncodedConfig()
+    prepared: Path | None = None
+    """Folder of real clips from ``python -m tm_jax.data.prepare``; None draws and encodes puppets."""
     cache: Path = Path("cache")
-    """Folder of encoded videos."""
+    """Folder of encoded puppets."""
     ema: float = 0.999
     """Decay of the average of the parameters that is shipped."""
     sampler: SamplerConfig = SamplerConfig()
@@ -113,19 +117,39 @@ class TeacherPhase:
             state = self._with_public_weights(state)
         return self._step(state, batch)
 
+    def _prepared(self, split: Literal["train", "heldout"]) -> PreparedVideos:
+        """Real clips, compared with what the model reads."""
+        config, model = self.config, self.config.model
+        videos = PreparedVideos(config.prepared, split=split, clip=config.clip)
+        videos.check(
+            latent_channels=model.out_channels,
+            audio_width=model.audio_width,
+            image_width=model.image_width,
+            text_width=model.text_width,
+        )
+        return videos
+
     def dataset(self) -> grain.MapDataset:
         """Random clips of the encoded videos."""
         config = self.config
-        vae = load_vae(config.vae)
-        videos = encoded_videos(vae, LogMel(), config.videos, config.cache)
+        if config.prepared is not None:
+            videos = self._prepared("train")
+        else:
+            videos = encoded_videos(load_vae(config.vae), LogMel(), config.videos, config.cache)
         return grain.MapDataset.source(videos).seed(config.loop.seed).random_map(LatentClips(config.clip))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Sampled clips of two held-out characters beside the true ones."""
         config = self.config
         vae = load_vae(config.vae)
-        heldout = dataclasses.replace(config.videos, split="heldout", count=2)
-        videos = encoded_videos(vae, LogMel(), heldout, config.cache)
+        if config.prepared is not None:
+            heldout = self._prepared("heldout")
+            videos = [heldout[row] for row in range(min(2, len(heldout)))]
+            if not videos:
+                return {}
+        else:
+            heldout = dataclasses.replace(config.videos, split="heldout", count=2)
+            videos = encoded_videos(vae, LogMel(), heldout, config.cache)
         frames = np.arange(config.clip.frames)
         conditioning = batch_conditioning(
             [conditioning_arrays(video, frames, config.clip) for video in videos]

@@ -1,0 +1,68 @@
+"""The teacher trains on prepared clips: from their shards to a batch's element, or one sentence."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.tiny import CONFIG, videos
+from tm_jax.data.latent_clips import ClipConfig
+from tm_jax.data.prepare.shards import to_bytes, write_records
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.teacher_phase import TeacherExperiment
+from tm_jax.types import InputError
+
+IMAGE_WIDTH = 20
+MODEL = dataclasses.replace(CONFIG, image_width=IMAGE_WIDTH, image_length=5)
+CLIP = ClipConfig(chunk=1, chunks=3, text_length=4, text_width=8)
+
+
+@pytest.fixture
+def folder(tmp_path, rng) -> Path:
+    """Three clips with CLIP's features and a prompt, as they are prepared; the third one held out."""
+    made = [
+        dataclasses.replace(
+            video,
+            image_tokens=rng.normal(size=(5, IMAGE_WIDTH)).astype(np.float16),
+            text_tokens=rng.normal(size=(2, 8)).astype(np.float16),
+        )
+        for video in videos(3, frames=9)
+    ]
+    facts = {
+        "reference_frames": 21, "latent_channels": 4, "audio_width": 6, "image_width": IMAGE_WIDTH,
+        "text_width": 8,
+    }  # fmt: skip
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "prepare.json").write_text(json.dumps({"facts": facts}))
+    entries = [
+        {"split": split, "clips": [{"reason": None, "latents": 9}]} for split in ("train", "train", "heldout")
+    ]
+    (tmp_path / "reports" / "00000-of-00001.json").write_text(json.dumps({"videos": entries}))
+    write_records(tmp_path / "shards" / "00000-of-00001.array_record", [to_bytes(video) for video in made])
+    return tmp_path
+
+
+def experiment(folder: Path, **changes) -> TeacherExperiment:
+    loop = LoopConfig("t", run_dir=folder / "run")
+    made = TeacherExperiment(loop, MODEL, folder / "no.safetensors", clip=CLIP, prepared=folder)
+    return dataclasses.replace(made, **changes)
+
+
+def test_clips_come_with_their_prompt_and_picture(folder):
+    data = experiment(folder).build().dataset()
+    assert len(data) == 2
+    clip = data[0]
+    told = clip["conditioning"]
+    assert clip["latents"].shape == (3, 2, 2, 4) and told["condition"].shape == (3, 2, 2, 8)
+    assert told["image_tokens"].shape == (5, IMAGE_WIDTH) and told["audio_tokens"].shape == (3, 16, 6)
+    assert told["text_tokens"][:2].all() and not told["text_tokens"][2:].any()
+
+
+def test_clips_of_other_encoders_are_refused(folder):
+    other = dataclasses.replace(MODEL, audio_width=80, text_width=16)
+    with pytest.raises(InputError, match=r"audio_width 6 in the clips, 80 in the model; text_width 8 .* 16"):
+        experiment(folder, model=other).build().dataset()
+    with pytest.raises(InputError, match="prepare"):
+        experiment(folder, prepared=folder / "nothing").build().dataset()
