@@ -13,6 +13,19 @@ WAN21 = {"dim_mult": (1, 2, 4, 4), "temporal_downsample": (False, True, True)}
 SHORT = {"dim_mult": (1, 2, 4), "temporal_downsample": (True, True)}
 WAN22 = {"dim_mult": (1, 2, 2), "temporal_downsample": (True, True), "patch_size": 2, "residual": True}
 
+TINY = {
+    "dim_mult": (2, 2, 2, 2),
+    "decoder_base_dim": 4,
+    "decoder_dim_mult": (1, 1, 4, 4),
+    "temporal_downsample": (False, True, True),
+    "spatial_downsample": (True, False, False),
+    "patch_size": 2,
+    "residual": True,
+    "linear_ends": True,
+}
+"""A form of ours: the first stage halves the picture alone, the others time alone, and a linear path leads
+from pixels to latents and back."""
+
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 """Compiling is what these tests spend their time on; without optimisation it takes half as long."""

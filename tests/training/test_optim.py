@@ -123,6 +123,17 @@ def test_moments_keep_the_parameters_shardings(mesh8, name):
     assert int(stepped.step) == 1
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_slow_parameters_learn_at_their_share_of_the_rate(net, getkey, name):
+    gradients, settings = noise(net, getkey()), {"name": name, "lr": 0.1, "weight_decay": 0.5}
+    plain = updates_of(OptimConfig(**settings), net, gradients)
+    slow = updates_of(OptimConfig(**settings, slow=("conv", "dense.bias"), slow_factor=0.25), net, gradients)
+    for part in (lambda net: net.conv.kernel, lambda net: net.conv.bias, lambda net: net.blocks.dense.bias):
+        np.testing.assert_allclose(part(slow)[...], 0.25 * part(plain)[...], rtol=1e-6)
+    for part in (lambda net: net.blocks.dense.kernel, lambda net: net.blocks.modulation):
+        np.testing.assert_array_equal(part(slow)[...], part(plain)[...])
+
+
 def test_young_averages_forget_faster():
     assert float(ema_decay(0.999, jnp.array(0))) == pytest.approx(0.1)
     assert float(ema_decay(0.999, jnp.array(10**6))) == pytest.approx(0.999)

@@ -24,9 +24,11 @@ _MIXING = 0.75
 """Weight of the difference of two frames; the mean has 1.5, which is what a stream's first frame gets."""
 
 
-def components(rows: Float[np.ndarray, "n d"], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [d] and the ``count`` leading principal directions [d count]."""
-    mean = rows.mean(0)
+def components(
+    rows: Float[np.ndarray, "n d"], count: int, *, about_mean: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [d] and the ``count`` leading principal directions [d count], about the mean or about zero."""
+    mean = rows.mean(0) if about_mean else np.zeros_like(rows[0])
     centred = (rows - mean).astype(np.float64)
     directions = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
     return mean, directions[:, :count].astype(np.float32)
@@ -95,7 +97,9 @@ def _gather(stage, features: Float[np.ndarray, "b t y x c"]) -> Float[np.ndarray
     outputs = stage.outputs
     blocks = features.reshape(batch, frames, height // 2, 2, width // 2, 2, channels)
     blocks = blocks.transpose(0, 1, 2, 4, 6, 3, 5).reshape(-1, 4 * channels)
-    mean, basis = components(blocks, outputs)
+    # About zero, the mean over all places: the four places' own means lie in the span, because the
+    # decoder's biases know no place and could not bring them back.
+    _, basis = components(blocks, outputs, about_mean=False)
     for resnet in stage.resnets:
         _widen(resnet)
     unit = np.eye(4 * channels, dtype=np.float32).reshape(-1, 1, channels, 2, 2).transpose(0, 1, 3, 4, 2)
@@ -104,7 +108,7 @@ def _gather(stage, features: Float[np.ndarray, "b t y x c"]) -> Float[np.ndarray
     layer = stage.resample.conv
     kernel = np.zeros(layer.kernel.shape, np.float32)
     kernel[:2, :2, :channels] = rest.transpose(1, 2, 0, 3)
-    layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(-mean @ basis, jnp.float32)
+    layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.zeros(outputs)
     return basis.reshape(channels, 2, 2, outputs)
 
 
@@ -130,7 +134,7 @@ def quiet(vae: VAE) -> VAE:
 
     def one(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if "conv2.kernel" in name or "attention.out.kernel" in name:
+        if "conv2." in name or "attention.out." in name:
             return jnp.zeros_like(leaf)
         if name.startswith("quant.kernel"):
             return jnp.eye(2 * z).at[:, z:].set(0.0)
@@ -150,6 +154,8 @@ def linear_start(vae: VAE, video: Video) -> VAE:
         ValueError: the VAE has no linear path from pixels to latents and back.
     """
     config = vae.config
+    used, width = vae.encoder.stages[-1].outputs, vae.decoder.stages[0].outputs
+    _check_path(vae, used, width)
     vae = quiet(vae)
     encoder, decoder = vae.encoder, vae.decoder
     flat = lambda x: np.asarray(x, np.float32).reshape(-1, x.shape[-1])
@@ -159,11 +165,9 @@ def linear_start(vae: VAE, video: Video) -> VAE:
     _set_linear(encoder.conv_in, basis, -mean @ basis)
     history = History(None)
     x = encoder.conv_in(history.extend(patches, 2))
-    used, width = encoder.stages[-1].outputs, decoder.stages[0].outputs
     mixing = np.eye(used, width, dtype=np.float32)
     temporal = [stage for stage in encoder.stages[:-1] if stage.temporal]
     doubling = [stage for stage in decoder.stages[:-1] if stage.temporal]
-    _check_path(vae, used, width)
     for stage in encoder.stages:
         if stage.spatial:
             mixing = _scatter(decoder.stages[-2], _gather(stage, np.asarray(x)))
