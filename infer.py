@@ -29,6 +29,18 @@ class Arguments:
     """Seed of the noise; the same seed gives the same video."""
     frames_out: Path | None = None
     """Also write a contact sheet of the video here (png)."""
+    face: str = ""
+    """Where the face is: auto, none, or y0,x0,y1,x1 in pixels or fractions of the picture (default: auto for
+    students born from Wan; without a face the whole picture may move)."""
+    prompt: str = ""
+    """What the video shows: a text, or a file that python -m tm_jax.pretrained embed-prompt wrote (default:
+    prompt.safetensors beside the weights).  A text without its file loads the text encoder."""
+    size: str = ""
+    """Height and width of the video, like 512 or 480x832 (default: the model's own, 512 for Wan's)."""
+    wan: str = ""
+    """Folder or Hub id of Wan's pipeline: VAE, picture and text encoder, where the weights lack them."""
+    speech: str = "facebook/wav2vec2-base-960h"
+    """Folder or Hub id of wav2vec2, for a student that hears by it."""
 
 
 def main() -> int:

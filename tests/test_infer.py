@@ -158,7 +158,7 @@ def test_faults_get_one_line_and_touch_nothing(files, name):
 
 
 def test_nan_at_the_start_is_refused_before_computing(files, monkeypatch):
-    monkeypatch.setattr(session.Engine, "load", None)
+    monkeypatch.setattr(session, "load_engine", None)
     samples = np.full((1, 100), np.nan, np.float32)
     write_sound(files.folder / "nan.wav", samples, 16_000, "pcm_f32le", "mono")
     status, _, err = files(audio="nan.wav")

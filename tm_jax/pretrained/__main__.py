@@ -1,6 +1,7 @@
 """Commands about public weights.
 
 python -m tm_jax.pretrained check DIR_OR_HUB_ID     what it holds and whether it is complete; exit 2 if not
+python -m tm_jax.pretrained embed-prompt DIR_OR_HUB_ID --out FILE    a prompt's embedding, for streams
 python -m tm_jax.pretrained measure-loading         a synthetic checkpoint loaded by several processes
 """
 
@@ -22,6 +23,20 @@ def _check(arguments: argparse.Namespace) -> int:
     for fault in faults:
         print(fault, file=sys.stderr)
     return 2 if faults else 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    from tm_jax.pretrained.prompts import DEFAULT_PROMPT, embed_prompts, save_prompt
+
+    if arguments.out.suffix != ".safetensors":
+        raise InputError(f"--out {arguments.out} is to be a safetensors file: end its name in .safetensors.")
+    (prompt,) = embed_prompts(
+        arguments.source, [DEFAULT_PROMPT if arguments.prompt is None else arguments.prompt]
+    )
+    save_prompt(arguments.out, prompt)
+    tokens, width = prompt.embedding.shape
+    print(f"{arguments.out}: {prompt.text!r}, {tokens} tokens of width {width}")
+    return 0
 
 
 def _measure(arguments: argparse.Namespace) -> int:
@@ -46,6 +61,13 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser("check", help="what a folder holds and whether it is complete")
     command.add_argument("source", help="a folder, a safetensors file or a Hub id")
     command.set_defaults(run=_check)
+    command = commands.add_parser("embed-prompt", help="a prompt's embedding, so that no stream loads UMT5")
+    command.add_argument("source", help="a pipeline with text_encoder and tokenizer: a folder or a Hub id")
+    command.add_argument(
+        "--out", type=Path, required=True, help="file to write, such as weights/prompt.safetensors"
+    )
+    command.add_argument("--prompt", default=None, help="the text (default: the one that infer.py expects)")
+    command.set_defaults(run=_embed)
     command = commands.add_parser("measure-loading", help="load a synthetic checkpoint, measure memory")
     command.add_argument("--gib", type=float, default=3.0, help="size of the checkpoint in GiB")
     command.add_argument("--files", type=int, default=4, help="files it is split into")

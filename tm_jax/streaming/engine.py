@@ -38,6 +38,7 @@ from tm_jax.diffusion.rollout import (
     init_stream,
     make_reference,
 )
+from tm_jax.models.clip import CLIPVision, preprocess
 from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.log_mel import SAMPLE_RATE, AudioFrontEnd, LogMel
 from tm_jax.models.vae import VAE, VAEConfig
@@ -149,13 +150,26 @@ def encode_reference(
     config: RolloutConfig,
     picture: Float[Array, "1 y x 3"],
     face: Float[Array, "1 h w"],
+    text_tokens: Float[Array, "1 text text_width"] | None = None,
+    picture_encoder: CLIPVision | None = None,
 ) -> tuple[Reference, StreamState]:
-    """What a stream knows of its character, and the state of a stream about to begin."""
+    """What a stream knows of its character, and the state of a stream about to begin.
+
+    Args:
+      text_tokens: None is zeros, for a world without prompts.
+      picture_encoder: None makes the reference picture's latent its image tokens.
+    """
     model, frames = student.config, student.config.trained_frames
     latents = reference_latents(vae, picture, frames)
+    if text_tokens is None:
+        text_tokens = jnp.zeros((1, model.text_length, model.text_width), jnp.float32)
+    if picture_encoder is None:
+        image_tokens = latents_as_image_tokens(latents[:, 0], _image_patch(model))
+    else:
+        image_tokens = picture_encoder(preprocess(picture, picture_encoder.config.image_size))
     conditioning = Conditioning(
-        text_tokens=jnp.zeros((1, model.text_length, model.text_width), jnp.float32),
-        image_tokens=latents_as_image_tokens(latents[:, 0], _image_patch(model)),
+        text_tokens=text_tokens,
+        image_tokens=image_tokens,
         condition=with_mask(latents),
         audio_tokens=jnp.zeros((1, frames, model.audio_slots, model.audio_width), jnp.float32),
         audio_keep=jnp.ones((1, frames), jnp.float32),
@@ -187,6 +201,47 @@ def decode(vae: VAE, latents: Array, state: Any, *, first: bool) -> tuple[Array,
     """The chunk's frames as uint8 [t y x 3], and the decoder's next history."""
     video, state = vae.decode_chunk(latents, state, first=first)
     return jnp.clip(jnp.round(video[0] * 127.5 + 127.5), 0, 255).astype(jnp.uint8), state
+
+
+def fitting_size(
+    model: DiTConfig,
+    vae: VAEConfig,
+    front_end: AudioFrontEnd,
+    picture_encoder: CLIPVision | None,
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """The (height, width) of the video; raises InputError where the parts do not fit each other."""
+    stride, z_dim, patch = vae.spatial_stride, vae.z_dim, _image_patch(model)
+    width = z_dim * patch**2 if picture_encoder is None else picture_encoder.config.width
+    if (model.in_channels, model.out_channels) != (2 * z_dim + 4, z_dim) or model.image_width != width:
+        giver = "VAE gives" if picture_encoder is None else f"picture encoder gives width {width}, the VAE"
+        raise InputError(
+            f"The student was made for latents of {model.out_channels} channels and image tokens of "
+            f"width {model.image_width}, the {giver} {z_dim}: give the VAE that it was trained with."
+        )
+    if not model.has_audio or model.audio_width != front_end.token_width:
+        raise InputError(
+            f"The student hears audio tokens of width {model.audio_width if model.has_audio else 0}, "
+            f"the front end gives {front_end.token_width}: give the front end that it was trained with."
+        )
+    if picture_encoder is not None:
+        size, tokens = size or (512, 512), picture_encoder.config.tokens
+        steps = [stride * edge for edge in model.patch[1:]]
+        if tokens != model.image_length or any(edge % step for edge, step in zip(size, steps, strict=True)):
+            raise InputError(
+                f"A video of {size[1]}×{size[0]} with {tokens} image tokens does not fit the student, which "
+                f"knows {model.image_length} and draws cells of {steps[1]}×{steps[0]} pixels: change --size."
+            )
+        return size
+    side = math.isqrt(model.image_length) * patch * stride
+    size = (side, side) if size is None else size
+    cells = math.prod(edge // stride for edge in size)
+    if cells != model.image_length * patch**2 or any(edge % (stride * patch) for edge in size):
+        raise InputError(
+            f"A video of {size[1]}×{size[0]} does not give the {model.image_length} image "
+            f"tokens of {stride}×{stride} pixels that the student knows: choose another size."
+        )
+    return size
 
 
 def in_thread(items: Iterator[Item], stop: threading.Event, depth: int = 1) -> Generator[Item]:
@@ -249,6 +304,8 @@ class Engine:
         *,
         rollout: RolloutConfig = RolloutConfig(),
         front_end: AudioFrontEnd | None = None,
+        picture_encoder: CLIPVision | None = None,
+        text_tokens: Float[np.ndarray, "text text_width"] | None = None,
         size: tuple[int, int] | None = None,
         devices: tuple[jax.Device, jax.Device] | None = None,
     ):
@@ -256,42 +313,26 @@ class Engine:
 
         Args:
           front_end: None is log-mel.
-          size: (height, width) of the video; None reads a square from the model's number of image tokens.
+          picture_encoder: None makes the picture's own latent its image tokens.
+          text_tokens: the prompt's embedding; None is a world without prompts.
+          size: (height, width) of the video; None is 512×512, or without a picture encoder the square that
+            the model's number of image tokens makes.
           devices: of the DiT and of the VAE; None leaves both where JAX puts them.
 
         Raises:
           InputError: the parts do not fit each other.
         """
-        front_end = LogMel() if front_end is None else front_end
-        model, stride = student.config, vae.config.spatial_stride
-        channels, z_dim = model.in_channels, vae.config.z_dim
-        patch = _image_patch(model)
-        if (channels, model.out_channels, model.image_width) != (2 * z_dim + 4, z_dim, z_dim * patch**2):
-            raise InputError(
-                f"The student was made for latents of {model.out_channels} channels and image tokens of "
-                f"width {model.image_width}, the VAE gives {z_dim}: give the VAE that it was trained with."
-            )
-        if not model.has_audio or model.audio_width != front_end.token_width:
-            raise InputError(
-                f"The student hears audio tokens of width {model.audio_width if model.has_audio else 0}, "
-                f"the front end gives {front_end.token_width}: give the front end that it was trained with."
-            )
-        side = math.isqrt(model.image_length) * patch * stride
-        self.size = (side, side) if size is None else size
-        self.grid = (self.size[0] // stride, self.size[1] // stride)
-        if math.prod(self.grid) != model.image_length * patch**2 or any(
-            edge % (stride * patch) for edge in self.size
-        ):
-            raise InputError(
-                f"A video of {self.size[1]}×{self.size[0]} does not give the {model.image_length} image "
-                f"tokens of {stride}×{stride} pixels that the student knows: choose another size."
-            )
-        self.rollout, self.front_end = rollout, front_end
+        self.rollout, self.front_end = rollout, LogMel() if front_end is None else front_end
+        self.size = fitting_size(student.config, vae.config, self.front_end, picture_encoder, size)
+        self.grid = tuple(edge // vae.config.spatial_stride for edge in self.size)
         self.dit_device, self.vae_device = devices or (None, None)
         self.student = jax.device_put(student, self.dit_device)
         self.vae = jax.device_put(vae, self.vae_device)
         # Without a second device both stages use one copy of the weights.
         self._encoder = self.vae if devices is None else jax.device_put(vae, self.dit_device)
+        told = {} if text_tokens is None else {"text_tokens": text_tokens[None]}
+        told |= {} if picture_encoder is None else {"picture_encoder": picture_encoder}
+        self._told = jax.device_put(told, self.dit_device)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, **options: Any) -> "Engine":
@@ -306,6 +347,11 @@ class Engine:
         vae, student = load_model(vae_path, VAE, VAEConfig), load_model(student_path, DiT, DiTConfig)
         rollout = from_json(RolloutConfig, read_header(student_path).meta.get("rollout", {}))
         return cls(vae, student, rollout=rollout, **options)
+
+    @property
+    def knows_photographs(self) -> bool:
+        """Whether the student sees through a picture encoder, as those born from Wan do."""
+        return "picture_encoder" in self._told
 
     def warm_up(self) -> None:
         """Compile everything that a stream runs, so that the first one starts at once."""
@@ -329,7 +375,9 @@ class Engine:
             face = face_mask(jnp.asarray([face_box], jnp.int32), self.size, self.grid)
         pixels = picture[None].astype(np.float32) / 127.5 - 1.0
         place = functools.partial(jax.device_put, device=self.dit_device)
-        return encode_reference(self._encoder, self.student, self.rollout, place(pixels), place(face))
+        return encode_reference(
+            self._encoder, self.student, self.rollout, place(pixels), place(face), **self._told
+        )
 
     def stream(
         self,
@@ -339,6 +387,7 @@ class Engine:
         seed: int = 0,
         mode: Mode = "auto",
         listen: tuple[Stretch, ...] = (),
+        face_box: tuple[int, int, int, int] | None = None,
     ) -> Generator[StreamChunk]:
         """Video for as long as there is sound, chunk by chunk.
 
@@ -348,11 +397,12 @@ class Engine:
           seed: of the noise; the same seed, picture and sound give the same video.
           mode: auto follows voice activity; speak and listen hold one mode.
           listen: stretches in seconds in which the character listens.
+          face_box: of a picture, as ``reference`` takes it.
 
         Raises whatever the sound raises, after the chunks before it.  Closing the generator stops the stages.
         """
         started = time.perf_counter()
-        reference = self.reference(picture) if isinstance(picture, np.ndarray) else picture
+        reference = self.reference(picture, face_box) if isinstance(picture, np.ndarray) else picture
         config = self.student.config
         live = LiveAudio(
             self.front_end, self.rollout.chunk, config.audio_left, config.audio_lookahead, mode, listen

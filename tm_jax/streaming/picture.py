@@ -23,21 +23,37 @@ def load_picture(
 ) -> UInt8[np.ndarray, "y x 3"]:
     """A picture as RGB of the model's size, cropped to its aspect and resampled.
 
-    Upright by its EXIF tag; RGBA, palette, grey, CMYK and 16-bit pictures are converted; of an animation the
-    first frame is taken.
-
     Args:
       size: side of the model's square, or (height, width).
       face_box: (y0, x0, y1, x1) in pixels of the upright picture; the crop is then laid round the face
         instead of in the middle.
 
     Raises:
-      InputError: missing, empty, foreign or truncated file, fewer than 16 pixels on a side, values that are
-        no numbers, or a face box outside the picture.
+      InputError: what ``read_picture`` raises, or a face box outside the picture.
+    """
+    picture = read_picture(path)
+    if face_box is not None:
+        y0, x0, y1, x1 = face_box
+        if not (0 <= y0 < y1 <= picture.height and 0 <= x0 < x1 <= picture.width):
+            raise InputError(
+                f"The face box {face_box} lies outside the picture {path} "
+                f"of {picture.width}×{picture.height} pixels: give y0,x0,y1,x1 within it."
+            )
+    return fit(picture, (size, size) if isinstance(size, int) else size, face_box)
+
+
+def read_picture(path: str | os.PathLike) -> Image.Image:
+    """A picture as RGB.
+
+    Upright by its EXIF tag; RGBA, palette, grey, CMYK and 16-bit pictures are converted; of an animation the
+    first frame is taken.
+
+    Raises:
+      InputError: missing, empty, foreign or truncated file, fewer than 16 pixels on a side, or values that
+        are no numbers.
     """
     path = Path(path)
     check_file(path, "picture")
-    height, width = (size, size) if isinstance(size, int) else size
     try:
         with Image.open(path) as file:
             file.load()
@@ -55,15 +71,13 @@ def load_picture(
             f"The picture {path} has {picture.width}×{picture.height} pixels: give one of at least "
             f"{SMALLEST_SIDE}×{SMALLEST_SIDE}."
         )
-    if face_box is not None:
-        y0, x0, y1, x1 = face_box
-        if not (0 <= y0 < y1 <= picture.height and 0 <= x0 < x1 <= picture.width):
-            raise InputError(
-                f"The face box {face_box} lies outside the picture {path} "
-                f"of {picture.width}×{picture.height} pixels: give y0,x0,y1,x1 within it."
-            )
-    top, left, bottom, right = crop_window((picture.height, picture.width), (height, width), face_box)
-    resized = picture.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+    return picture
+
+
+def fit(picture: Image.Image, size: tuple[int, int], face_box: Box | None) -> UInt8[np.ndarray, "y x 3"]:
+    """An RGB picture cropped to the aspect of (height, width), round a given face, and resampled."""
+    top, left, bottom, right = crop_window((picture.height, picture.width), size, face_box)
+    resized = picture.resize(size[::-1], Image.Resampling.LANCZOS, box=(left, top, right, bottom))
     return np.asarray(resized, np.uint8)
 
 

@@ -1,13 +1,17 @@
 """One video from files: the engine between a sound and an mp4, with progress and figures."""
 
 import os
+import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from tm_jax.streaming.engine import Engine, Statistics
+from tm_jax.streaming.engine import Statistics
+from tm_jax.streaming.face import framed, parse_face
 from tm_jax.streaming.live_audio import Mode
-from tm_jax.streaming.picture import ContactSheet, load_picture
+from tm_jax.streaming.parts import SPEECH, load_engine, parse_size
+from tm_jax.streaming.picture import ContactSheet, fit, read_picture
 from tm_jax.streaming.video import FRAMES_PER_SECOND, VideoWriter, read_audio
 from tm_jax.streaming.voice_activity import parse_listen
 from tm_jax.types import InputError
@@ -23,6 +27,11 @@ def make_video(
     listen: str = "",
     seed: int = 0,
     frames_out: Path | None = None,
+    face: str = "",
+    prompt: str = "",
+    size: str = "",
+    wan: str = "",
+    speech: str = SPEECH,
 ) -> Statistics:
     """Write the video of a picture that talks with a sound; returns its figures.
 
@@ -34,6 +43,12 @@ def make_video(
       weights: folder of the models.
       listen: stretches in which the character listens, as `parse_listen` takes them.
       frames_out: a contact sheet of the video.
+      face: auto, none, or a box as ``face.parse_face`` takes it; empty is auto for a student with a picture
+        encoder, none otherwise.
+      prompt: a text or the file of its embedding; empty is the one that lies beside the weights.
+      size: as ``parts.parse_size`` takes it; empty is the model's own.
+      wan: folder or Hub id of what the weights' folder lacks.
+      speech: folder or Hub id of wav2vec2, for a student that hears by it.
 
     Raises:
       InputError: anything given is not usable.
@@ -48,10 +63,22 @@ def make_video(
     sheet = ContactSheet(frames_out) if frames_out else None
     writer, statistics = VideoWriter(out), Statistics()
     sound = read_audio(audio)
-    engine = Engine.load(weights)
-    picture = load_picture(image, engine.size)
+    photo = read_picture(image)
+    if face not in ("", "auto", "none"):
+        parse_face(face, (photo.height, photo.width))
+    engine = load_engine(
+        Path(weights), wan=wan, speech=speech, prompt=prompt, size=parse_size(size) if size else None
+    )
+    asked = face or ("auto" if engine.knows_photographs else "none")
+    round_it, box = framed(np.asarray(photo), asked, engine.size)
+    if asked == "auto" and box is None:
+        print(
+            f"no face was found in {image}: the whole picture may move (--face y0,x0,y1,x1 gives one)",
+            file=sys.stderr,
+        )
+    picture = fit(photo, engine.size, round_it)
     engine.warm_up()
-    stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches)
+    stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches, face_box=box)
     bar = tqdm(total=sound.seconds, unit="s", leave=False, bar_format=_BAR if sound.seconds else None)
     try:
         with writer, bar:

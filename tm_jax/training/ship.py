@@ -12,7 +12,7 @@ from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.flags import parse
 from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.vae import VAE, VAEConfig
-from tm_jax.pretrained.weights import load_model, read_config, read_header, save_model
+from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header, save_model
 from tm_jax.types import InputError
 
 
@@ -21,7 +21,7 @@ class Arguments:
     """Ship a VAE and a student."""
 
     vae: Path = Path("runs/tiny_vae/weights.safetensors")
-    """The VAE's run."""
+    """The VAE's run; a public folder or Hub id is left where it is."""
     student: Path = Path("runs/tiny_student/weights.safetensors")
     """The student's run."""
     preset: str = "tiny_student"
@@ -50,7 +50,10 @@ def main() -> int:
     try:
         arguments = parse(Arguments, prog="python -m tm_jax.training.ship")
         arguments.out.mkdir(parents=True, exist_ok=True)
-        _ship(arguments.vae, arguments.out / "vae.safetensors", VAE, VAEConfig, {})
+        if is_own(arguments.vae):
+            _ship(arguments.vae, arguments.out / "vae.safetensors", VAE, VAEConfig, {})
+        else:
+            print(f"{arguments.vae} is public and is not copied: infer.py reads it by --wan")
         rollout = {"rollout": to_json(rollout_of(arguments.preset))}
         _ship(arguments.student, arguments.out / "student.safetensors", DiT, DiTConfig, rollout)
     except InputError as error:

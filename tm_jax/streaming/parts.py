@@ -1,0 +1,153 @@
+"""All that a student needs to stream, found in one folder, on this machine or on the Hub.
+
+    weights/student.safetensors     the student (ours)
+    weights/vae.safetensors         its VAE, if it is ours
+    weights/prompt.safetensors      the prompt's embedding, by ``python -m tm_jax.pretrained embed-prompt``
+    weights/{vae,image_encoder,speech_encoder}/    public models, if they are kept here
+
+What a student born from Wan needs beyond the folder comes from Wan's pipeline and wav2vec2's.  A small
+student, whose image tokens are latents and whose sound is log-mel, needs the two files alone.
+"""
+
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from tm_jax.config import from_json
+from tm_jax.diffusion.rollout import RolloutConfig
+from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.log_mel import LogMel
+from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd
+from tm_jax.pretrained.layouts import FOLDERS, load_public
+from tm_jax.pretrained.prompts import embed_prompts, load_prompt
+from tm_jax.pretrained.sources import kernels_in, load_by_slices, load_vae
+from tm_jax.pretrained.weights import load_model, read_config, read_header
+from tm_jax.streaming.engine import Engine, fitting_size
+from tm_jax.types import InputError
+
+SPEECH = "facebook/wav2vec2-base-960h"
+
+
+def sees_latents(model: DiTConfig) -> bool:
+    """Whether the model's image tokens are squares of the reference's latent, and not a picture encoder's."""
+    patch = max(1, math.isqrt(model.image_width // model.out_channels))
+    return model.image_width == model.out_channels * patch**2
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) from ``512`` or ``480x832`` (height first).
+
+    Raises:
+      InputError: anything else.
+    """
+    edges = text.lower().split("x")
+    if len(edges) > 2 or not all(edge.strip().isdigit() and int(edge) > 0 for edge in edges):
+        raise InputError(
+            f"--size {text!r} is no size: give the side in pixels, or HEIGHTxWIDTH like 480x832."
+        )
+    return int(edges[0]), int(edges[-1])
+
+
+def load_engine(
+    weights: Path,
+    *,
+    wan: str = "",
+    speech: str = SPEECH,
+    prompt: str = "",
+    size: tuple[int, int] | None = None,
+) -> Engine:
+    """The engine of a student and everything that it needs.
+
+    The kernels of a model that computes in bfloat16 are stored so, and are read from the file slice by slice.
+    Where there are two devices the VAE has the second for itself.
+
+    Args:
+      wan: folder or Hub id of Wan's pipeline, for whatever the weights' folder lacks.
+      speech: folder or Hub id of wav2vec2.
+      prompt: a text, or a file with an embedding; empty takes the folder's own.
+      size: (height, width) of the video; None as `Engine` takes it.
+
+    Raises:
+      InputError: a part is missing or damaged, or the parts do not fit each other.
+    """
+    student_path = weights / "student.safetensors"
+    own_vae = weights / "vae.safetensors"
+    if not student_path.exists():
+        return Engine.load(weights)
+    config = read_config(student_path, DiTConfig)
+    small = sees_latents(config) and config.audio_width == LogMel().token_width
+    if small and not prompt and size is None:
+        return Engine.load(weights)
+    meta = read_header(student_path).meta
+    if "rollout" not in meta:
+        raise InputError(
+            f"{student_path} does not say with which steps and chunks it was distilled: "
+            "write it by python -m tm_jax.training.ship with the student's preset."
+        )
+    # What is asked of a person comes before what takes minutes.
+    text = _text_tokens(weights, wan, prompt, config)
+    vae = load_vae(own_vae if own_vae.exists() else _public(weights, wan, "vae"))
+    encoder = None
+    if not sees_latents(config):
+        encoder = load_public(_public(weights, wan, "image"), "image")[0]
+    front_end = LogMel()
+    if config.audio_width != front_end.token_width:
+        front_end = Wav2Vec2FrontEnd(load_public(_public(weights, speech, "speech"), "speech")[0])
+    size = fitting_size(config, vae.config, front_end, encoder, size)
+    if config.dtype == "float32":
+        student = load_model(student_path, DiT, DiTConfig)
+    else:
+        student = load_by_slices(student_path, DiT, DiTConfig, adapt=kernels_in(config.dtype))
+    devices = jax.local_devices()
+    return Engine(
+        vae,
+        student,
+        rollout=from_json(RolloutConfig, meta["rollout"]),
+        front_end=front_end,
+        picture_encoder=encoder,
+        text_tokens=text,
+        size=size,
+        devices=(devices[0], devices[1]) if len(devices) > 1 and not small else None,
+    )
+
+
+def _public(weights: Path, source: str, kind: str) -> str | Path:
+    """Where a public model is: in the weights' folder, or where the user says."""
+    if (weights / FOLDERS[kind]).is_dir():
+        return weights / FOLDERS[kind]
+    if not source:
+        raise InputError(
+            f"The student in {weights} needs {FOLDERS[kind]}/ of Wan's pipeline: give its folder or Hub id "
+            "by --wan, such as Wan-AI/Wan2.1-I2V-14B-480P-Diffusers."
+        )
+    return source
+
+
+def _text_tokens(
+    weights: Path, wan: str, prompt: str, config: DiTConfig
+) -> Float[np.ndarray, "text text_width"] | None:
+    """The prompt's embedding: from a file wherever there is one, by the text encoder otherwise."""
+    own = weights / "prompt.safetensors"
+    if prompt.endswith(".safetensors"):
+        told = load_prompt(prompt)
+    elif own.exists() and ((told := load_prompt(own)).text == prompt or not prompt):
+        pass
+    elif prompt:
+        (told,) = embed_prompts(_public(weights, wan, "text"), [prompt])
+    elif sees_latents(config):
+        return None
+    else:
+        raise InputError(
+            f"There is no {own}: make it with python -m tm_jax.pretrained embed-prompt "
+            f"{wan or 'WAN'} --out {own}, or give --prompt."
+        )
+    tokens, width = told.embedding.shape
+    if width != config.text_width or tokens > config.text_length:
+        raise InputError(
+            f"The prompt {told.text!r} has {tokens} tokens of width {width}, the student reads up to "
+            f"{config.text_length} of width {config.text_width}: embed it with the student's text encoder."
+        )
+    return told.tokens(config.text_length)
