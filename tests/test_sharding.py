@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from tm_jax.sharding import MeshConfig, ShardingRules, make_mesh, shard, shardings_like
+from tm_jax.sharding import MeshConfig, ShardingRules, keep_sharded, make_mesh, shard, shardings_like
+from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.state import TrainState
 
 
 def test_minus_one_takes_the_devices_that_are_left():
@@ -30,6 +32,23 @@ def test_parameters_follow_their_names_and_stacked_layers_get_a_layer_axis(mesh8
     )()
     assert tuple(placed.kernel[...].sharding.spec) == (None, "fsdp", "tensor")
     assert placed.kernel[...].addressable_shards[0].data.shape == (3, 4, 8)
+
+
+def test_a_step_s_state_is_kept_where_its_names_say(mesh8):
+    """Random keys and masked moments included."""
+    names = {"axes": ("embed", "mlp")}
+    tx = make_optimizer(OptimConfig(name="muon", clip=1.0))
+
+    def made(key):
+        model = nnx.Linear(8, 16, rngs=nnx.Rngs(key), kernel_metadata=names)
+        return keep_sharded(TrainState.create(model, tx, key))
+
+    with jax.set_mesh(mesh8):
+        state = jax.jit(made)(jax.random.key(0))
+    wanted = shardings_like(state, mesh8)
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    assert state.model.kernel[...].addressable_shards[0].data.shape == (4, 8)
 
 
 def test_activation_constraint_is_obeyed(mesh8):

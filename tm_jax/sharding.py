@@ -122,6 +122,17 @@ def shardings_like(tree, mesh: AnyMesh, rules: ShardingRules = ShardingRules()):
     return jax.tree.map(one, tree, is_leaf=is_variable)
 
 
+def keep_sharded(tree, rules: ShardingRules = ShardingRules()):
+    """The tree with every array where its names say; left to itself, a compiled step may move its outputs.
+
+    For use inside jit under ``jax.set_mesh``; does nothing outside it or on one device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, shardings_like(tree, mesh, rules))
+
+
 def shard(x: jax.Array, *names: str | None, rules: ShardingRules = ShardingRules()) -> jax.Array:
     """Constrain an activation's sharding by logical names; does nothing outside ``jax.set_mesh``."""
     mesh = jax.sharding.get_abstract_mesh()

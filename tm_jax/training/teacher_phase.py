@@ -27,6 +27,7 @@ from tm_jax.models.log_mel import LogMel
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_vae
+from tm_jax.sharding import keep_sharded
 from tm_jax.training.checkpoint import saved_steps
 from tm_jax.training.flow_matching import FlowMatchingLoss, flow_matching_loss
 from tm_jax.training.loop import LoopConfig
@@ -109,7 +110,8 @@ class TeacherPhase:
             self.config.loss,
             pattern=Bidirectional(),
         )
-        return state.apply(gradients, self.tx, self.config.ema), {"loss": loss}
+        following = state.apply(gradients, self.tx, self.config.ema)
+        return keep_sharded(following, self.config.loop.rules), {"loss": loss}
 
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update; a run from public weights reads them before its first."""
