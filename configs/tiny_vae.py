@@ -1,4 +1,4 @@
-"""The tiny world's VAE: 128×128 puppets, stride (4, 8, 8) and 16 latent channels as in Wan2.1.
+"""The tiny world's VAE: 128×128 puppets, stride (4, 8, 8) as in Wan2.1, 32 latent channels.
 
     python train.py tiny_vae                     writes runs/tiny_vae/weights.safetensors
 
@@ -7,11 +7,11 @@ It starts as the best linear autoencoder of its shape (principal components).
 
 from tm_jax.data.puppet_windows import WindowConfig
 from tm_jax.models.vae import VAEConfig
-from tm_jax.training.autoencoding import VaeExperiment
+from tm_jax.training.autoencoding import AutoencodingLoss, VaeExperiment
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
 
-Z = 16
+Z = 32
 MODEL = VAEConfig(
     base_dim=64,
     decoder_base_dim=80,
@@ -28,14 +28,15 @@ MODEL = VAEConfig(
 )
 
 PRESET = VaeExperiment(
-    loop=LoopConfig(name="tiny_vae", steps=5600, batch_size=2, checkpoint_every=400, preview_every=400),
+    loop=LoopConfig(name="tiny_vae", steps=4800, batch_size=2, checkpoint_every=400, preview_every=400),
     model=MODEL,
     windows=WindowConfig(frames=9),
+    loss=AutoencodingLoss(motion=1.0, edges=0.5),
     optim=OptimConfig(
         lr=6e-4,
         warmup_steps=200,
         schedule="cosine",
-        decay_steps=5400,
+        decay_steps=4600,
         lr_end=1e-6,
         clip=1.0,
         betas=(0.9, 0.99),
