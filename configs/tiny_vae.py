@@ -28,7 +28,7 @@ MODEL = VAEConfig(
 )
 
 PRESET = VaeExperiment(
-    loop=LoopConfig(name="tiny_vae", steps=4800, batch_size=2, checkpoint_every=400, preview_every=400),
+    loop=LoopConfig(name="tiny_vae", steps=3200, batch_size=2, checkpoint_every=400, preview_every=400),
     model=MODEL,
     windows=WindowConfig(frames=9),
     loss=AutoencodingLoss(motion=1.0, edges=0.5),
@@ -36,7 +36,7 @@ PRESET = VaeExperiment(
         lr=6e-4,
         warmup_steps=200,
         schedule="cosine",
-        decay_steps=4600,
+        decay_steps=3000,
         lr_end=1e-6,
         clip=1.0,
         betas=(0.9, 0.99),
