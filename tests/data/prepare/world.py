@@ -7,12 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import jax
 import matplotlib
 import numpy as np
-from flax import nnx
 from PIL import Image
 
+from tests.models.vae_cases import build
 from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.streaming.video import read_audio
 
@@ -119,4 +118,4 @@ def bad_videos(folder: Path) -> dict[str, Path]:
 
 def tiny_vae() -> VAE:
     """A random VAE."""
-    return jax.jit(lambda: VAE(VAE_SMALL, rngs=nnx.Rngs(0)))()
+    return build(VAE_SMALL, np.random.default_rng(0))

@@ -42,7 +42,7 @@ def fingerprint(model: nnx.Module) -> str:
     """A short digest of a network's sizes and of the first values of each parameter: training changes it."""
     state = hashlib.sha256(repr(model.config).encode())
     for leaf in jax.tree.leaves(model):
-        state.update(np.asarray(leaf.ravel()[:64]).tobytes())
+        state.update(np.asarray(leaf).reshape(-1)[:64].tobytes())
     return state.hexdigest()[:12]
 
 

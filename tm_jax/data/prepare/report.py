@@ -69,9 +69,9 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _total(clips: list[dict], reason: str | None) -> dict[str, float]:
+def _total(clips: list[dict], reason: str | None) -> dict[str, Any]:
     seconds = [clip["seconds"] for clip in clips if clip["reason"] == reason]
-    return {"clips": len(seconds), "seconds": round(sum(seconds), 2)}
+    return {"clips": len(seconds), "seconds": round(float(sum(seconds)), 2)}
 
 
 def _write(path: Path, content: bytes) -> None:
