@@ -5,6 +5,7 @@ eye reads as flicker) and on differences between neighbouring pixels (what it re
 + a small KL term that keeps the latents bounded.
 """
 
+import concurrent.futures
 import dataclasses
 from pathlib import Path
 
@@ -130,15 +131,21 @@ class AutoencodingPhase:
     def _starting_weights(self) -> VAE | None:
         """Weights that don't depend on the random key, computed outside of any trace."""
         config = self.config
-        with jax.ensure_compile_time_eval():
-            if config.init_from:
+        if config.init_from:
+            with jax.ensure_compile_time_eval():
                 vae = load_model(config.init_from, VAE, VAEConfig)
-                vae.config = config.model
-                return vae
-            if config.linear_start:
-                vae = VAE(config.model, rngs=nnx.Rngs(config.loop.seed))
-                return linear_start(vae, self._windows("train", config.linear_start))
-        return None
+            vae.config = config.model
+            return vae
+        if not config.linear_start:
+            return None
+
+        def fitted() -> VAE:
+            vae = VAE(config.model, rngs=nnx.Rngs(config.loop.seed))
+            return linear_start(vae, self._windows("train", config.linear_start))
+
+        # Drawing sets a mesh, which no trace allows; a trace belongs to its thread.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            return thread.submit(fitted).result()
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         video = batch["frames"].astype(jnp.float32) / 127.5 - 1.0
