@@ -21,10 +21,10 @@ CLIP = ClipConfig(chunks=4, image_patch=2, text_length=4, text_width=16)
 VIDEOS = EncodedConfig(count=240, seconds=5.64, reference_frames=CLIP.frames)
 
 MODEL = DiTConfig(
-    width=192,
-    ffn=512,
+    width=256,
+    ffn=640,
     heads=4,
-    layers=6,
+    layers=5,
     patch=(1, 2, 2),
     in_channels=2 * Z + 4,
     out_channels=Z,

@@ -1,7 +1,8 @@
 """A cache of encoded puppet videos: rendered, encoded whole by the VAE once, kept in memory as float16.
 
 Shards of a few videos each are written as safetensors, so that an interrupted run goes on where it
-stopped; the folder's name carries a digest of all that the latents depend on.
+stopped and a longer one takes over what a shorter one has made; the folder's name carries a digest of all
+that the latents depend on.
 """
 
 import concurrent.futures
@@ -77,8 +78,9 @@ class VideoEncoder:
 
 
 def digest(vae: VAE, config: EncodedConfig) -> str:
-    """A short digest of the VAE's weights and the choice of videos."""
-    state = hashlib.sha256(json.dumps([dataclasses.asdict(config), repr(vae.config)]).encode())
+    """A short digest of the VAE's weights and the choice of videos, but for how many there are."""
+    choice = {name: value for name, value in dataclasses.asdict(config).items() if name != "count"}
+    state = hashlib.sha256(json.dumps([choice, repr(vae.config)]).encode())
     for leaf in jax.tree.leaves(vae):
         state.update(np.ascontiguousarray(leaf).tobytes())
     return state.hexdigest()[:12]
@@ -111,8 +113,8 @@ def encoded_videos(
         concurrent.futures.ThreadPoolExecutor(1) as ahead,
     ):
         for start in range(0, config.count, per_shard):
-            path = folder / f"{start:06d}.safetensors"
             indices = range(start, min(start + per_shard, config.count))
+            path = folder / f"{start:06d}+{len(indices)}.safetensors"
             if not path.exists():
                 pending = ahead.submit(world.clip, indices[0], config.seconds)
                 made = []

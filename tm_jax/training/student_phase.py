@@ -314,7 +314,8 @@ class StudentPhase:
         """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
         config = self.config
         vae, videos = self._videos()
-        tag = digest(self.teacher, config.pairs) + "-" + digest(vae, config.videos)
+        counts = f"{config.pairs.count}of{config.videos.count}"
+        tag = f"{digest(self.teacher, config.pairs)}-{digest(vae, config.videos)}-{counts}"
         pairs = make_pairs(self.teacher, videos, config.clip, config.pairs, config.cache / f"pairs-{tag}")
         source = grain.MapDataset.source(videos).seed(config.loop.seed)
         return source.random_map(PairedClips(config, videos, pairs))
