@@ -1,11 +1,18 @@
 """The face box: read from a flag, found in a photograph, and carried into the crop."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+import tm_jax
 from tm_jax.data.framing import crop_window
+from tm_jax.data.prepare.faces import FaceFinder
 from tm_jax.streaming.face import find_face, framed, in_crop, parse_face
 from tm_jax.types import InputError
+
+ASSETS = Path(tm_jax.__file__).parent / "assets"
 
 
 def test_pixels_and_fractions():
@@ -51,11 +58,16 @@ def test_a_given_box_is_framed():
     assert inside == (7, 7, 25, 25)
 
 
-def test_a_face_is_found_in_a_photograph(monkeypatch):
-    """The detector itself is tried on a photograph where clips are prepared; here, that its box is used."""
-    from tm_jax.data.prepare import faces
+@pytest.mark.parametrize("name", ["photo", "shaded"])
+def test_a_face_is_found_in_a_shipped_picture(name):
+    picture = np.asarray(Image.open(ASSETS / f"{name}.png").convert("RGB"))
+    (y0, x0, y1, x1), reach = find_face(picture)
+    assert abs((y0 + y1) / 2 - 256) < 40 and abs((x0 + x1) / 2 - 256) < 40
+    assert 180 < y1 - y0 < 300 and reach[2] > y1
 
-    monkeypatch.setattr(faces.FaceFinder, "__call__", lambda *_: np.array([[20.0, 30.0, 60.0, 70.0]]))
+
+def test_the_found_box_is_framed(monkeypatch):
+    monkeypatch.setattr(FaceFinder, "__call__", lambda *_: np.array([[20.0, 30.0, 60.0, 70.0]]))
     box, inside = framed(np.zeros((80, 120, 3), np.uint8), "auto", (32, 32))
     assert box == (20, 30, 60, 70)
     assert inside == (7, 7, 27, 25), "with room for the chin"

@@ -149,9 +149,9 @@ def test_80_ms_of_sound_are_waited_for_and_no_more(engine, rng):
     """Chunk 0 is tokens 0 … 17: it is there with token 21, and hears what the whole recording says."""
     front_end, config = engine.front_end, engine.student.config
     assert (front_end.config.lookahead, config.audio_lookahead) == (4, 0)
-    sound = rng.standard_normal(320 * 60).astype(np.float32)
+    sound = rng.standard_normal(320 * 30).astype(np.float32)
     live = LiveAudio(front_end, 3, config.audio_left, config.audio_lookahead)
-    heard, blocks = [], np.split(sound, 60)
+    heard, blocks = [], np.split(sound, 30)
     pushed = iter(enumerate(blocks))
     chunks = live.chunks(block for index, block in pushed if not heard.append(index))
     first = next(chunks)

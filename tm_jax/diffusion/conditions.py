@@ -5,6 +5,7 @@ the VAE, with a mask of four channels that is one where pixels are given.  It fo
 and not time, so a stream computes it once per reference for the trained range of frames.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -15,9 +16,23 @@ from tm_jax.types import Latents
 Picture = Float[Array, "b y x 3"]
 
 
-def reference_latents(vae: VAE, picture: Picture, latent_frames: int) -> Latents:
-    """VAE latents of the reference frame followed by mid-grey, [b f h w c]."""
+def reference_latents(vae: VAE, picture: Picture, latent_frames: int, *, stepwise: bool = False) -> Latents:
+    """VAE latents of the reference frame followed by mid-grey, [b f h w c].
+
+    Args:
+        stepwise: encode one latent after the other, in the memory of one: the same but for rounding.
+    """
     batch, height, width, _ = picture.shape
+    if stepwise:
+        grey = jnp.zeros((batch, vae.config.temporal_stride, height, width, 3), picture.dtype)
+        first, state = vae.encode_step(picture[:, None], None, first=True)
+
+        def step(state, _):
+            latent, state = vae.encode_step(grey, state, first=False)
+            return state, latent[:, 0]
+
+        _, later = jax.lax.scan(step, state, length=latent_frames - 1)
+        return jnp.concatenate([first, jnp.moveaxis(later, 0, 1)], axis=1)
     grey = jnp.zeros(
         (batch, vae.config.temporal_stride * (latent_frames - 1), height, width, 3), picture.dtype
     )

@@ -160,7 +160,8 @@ def encode_reference(
       picture_encoder: None makes the reference picture's latent its image tokens.
     """
     model, frames = student.config, student.config.trained_frames
-    latents = reference_latents(vae, picture, frames)
+    # The clip of a full-size reference would not fit beside its student.
+    latents = reference_latents(vae, picture, frames, stepwise=picture_encoder is not None)
     if text_tokens is None:
         text_tokens = jnp.zeros((1, model.text_length, model.text_width), jnp.float32)
     if picture_encoder is None:
