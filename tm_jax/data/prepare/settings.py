@@ -54,8 +54,8 @@ class PrepareConfig:
     """CLIP for the reference picture: folder, file or Hub id.  Without it training takes the picture's own
     latent."""
     text: str | None = None
-    """UMT5 for the prompts: folder or Hub id of a pipeline with tokenizer; or a safetensors file with one
-    ready embedding called text_tokens.  Without it the text is zeros."""
+    """UMT5 for the prompts: folder or Hub id of a pipeline with its tokenizer; or the file of one prompt by
+    ``python -m tm_jax.pretrained embed-prompt``.  Without it the text is zeros."""
     prompt: str = "A person is talking."
     """Prompt of the videos that bring none in a .jsonl list."""
     speech: str | None = None
