@@ -127,8 +127,9 @@ def _reason(
         return "small_face", f"{upscale:.1f} times too small"
     # The chin may be cut by the picture's own edge, not by the crop's.
     reach = (faces.reach[0], faces.reach[1], min(faces.reach[2], height), faces.reach[3])
-    if reach[0] < y0 - 1 or reach[1] < x0 - 1 or reach[2] > y1 + 1 or reach[3] > x1 + 1:
-        return "moving_face", "it moves by more than the crop leaves room for"
+    outside = max(y0 - reach[0], x0 - reach[1], reach[2] - y1, reach[3] - x1)
+    if outside > 1:
+        return "moving_face", f"by {outside:.0f} pixels"
     if not len(seen.sound):
         return "no_sound", ""
     if piece.speech < filters.min_speech:
