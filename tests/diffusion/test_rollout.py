@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from tests.models.dit_cases import build
 from tm_jax.diffusion.rollout import (
     RolloutConfig,
     generate_chunk,
@@ -14,7 +14,7 @@ from tm_jax.diffusion.rollout import (
     make_reference,
     parallel_steps,
 )
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.dit import DiTConfig
 from tm_jax.types import Conditioning
 
 CONFIG = DiTConfig(
@@ -22,17 +22,6 @@ CONFIG = DiTConfig(
     text_length=3, image_width=4, image_length=4, audio_width=6, audio_dim=16, audio_lookahead=0,
     time_frequencies=16, dtype="float32", remat=False,
 )  # fmt: skip
-
-
-@jax.jit
-def random_model(key) -> DiT:
-    """A model with every zero-initialised parameter made random, so that all paths carry signal."""
-    weights, noise = jax.random.split(key)
-    leaves, treedef = jax.tree.flatten(DiT(CONFIG, rngs=nnx.Rngs(weights)))
-    keys = jax.random.split(noise, len(leaves))
-    return jax.tree.unflatten(
-        treedef, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
-    )
 
 
 def conditioning(key, frames: int, batch: int = 2) -> Conditioning:
@@ -49,8 +38,8 @@ def conditioning(key, frames: int, batch: int = 2) -> Conditioning:
 
 
 @pytest.fixture
-def model(getkey):
-    return random_model(getkey())
+def model(seed):
+    return build(CONFIG, seed)
 
 
 def stream(model, config, whole, noises, chunks):

@@ -2,8 +2,8 @@
 
 import jax
 import numpy as np
-from flax import nnx
 
+from tests.models.dit_cases import build
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo
 from tm_jax.models.dit import DiT, DiTConfig
 
@@ -30,13 +30,6 @@ def videos(count: int, frames: int = 30) -> list[EncodedVideo]:
     ]
 
 
-@jax.jit
 def random_dit(key) -> DiT:
     """A DiT whose zero-initialised parameters are random too."""
-    weights, noise = jax.random.split(key)
-    leaves, treedef = jax.tree.flatten(DiT(CONFIG, rngs=nnx.Rngs(weights)))
-    keys = jax.random.split(noise, len(leaves))
-    return jax.tree.unflatten(
-        treedef,
-        [leaf + 0.1 * jax.random.normal(one, leaf.shape) for leaf, one in zip(leaves, keys, strict=True)],
-    )
+    return build(CONFIG, int(jax.random.bits(key)))
