@@ -1,4 +1,4 @@
-"""The teacher of wan14b_teacher distilled to a sparse causal model of 2 steps a chunk, for 64 devices.
+"""The teacher of wan14b_teacher distilled to a sparse causal model of 2 steps a chunk, for 64 GPUs.
 
     python train.py wan14b_student               needs runs/wan14b_teacher
 

@@ -1,9 +1,10 @@
-"""Wan2.1-I2V-14B learns to hear: the teacher, 17.7 B parameters at 512×512, for 64 devices.
+"""Wan2.1-I2V-14B learns to hear: the teacher, 17.7 B parameters at 512×512, for 64 GPUs.
 
     python train.py wan14b_teacher --init-from Wan-AI/Wan2.1-I2V-14B-480P-Diffusers
 
-Mesh fsdp × tensor 2; on other numbers of devices give --loop.batch-size, a multiple of fsdp.  The paper and
-Wan tell no optimizer for this phase: these numbers are this project's, and untried at this size.
+Mesh fsdp × tensor 2; on other numbers of devices give --loop.batch-size, a multiple of fsdp.  Attention over
+21,504 tokens is cuDNN's: --model.attention xla, which any device has, would hold 37 GB of logits.  The paper
+and Wan tell no optimizer for this phase: these numbers are this project's, and untried at this size.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ from tm_jax.training.teacher_phase import TeacherExperiment
 
 WAN = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 SCHEDULE = Schedule(shift=3.0)
-MODEL = DiTConfig()
+MODEL = DiTConfig(attention="cudnn")
 CLIP = ClipConfig(
     audio_left=MODEL.audio_left,
     audio_lookahead=MODEL.audio_lookahead,

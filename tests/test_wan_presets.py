@@ -83,4 +83,5 @@ def test_help_lists_the_fields(name, capsys):
 
 
 def test_the_14b_preset_is_wan_s_size_with_sound():
-    assert importlib.import_module("configs.wan14b_teacher").MODEL == DiTConfig()
+    model = importlib.import_module("configs.wan14b_teacher").MODEL
+    assert model == DiTConfig(attention="cudnn")

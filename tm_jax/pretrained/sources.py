@@ -36,6 +36,7 @@ def load_by_slices(
     config_class: type,
     shardings: Shardings = None,
     *,
+    config: Any = None,
     adapt: Callable[[nnx.Module], nnx.Module] = lambda model: model,
     progress: bool = True,
 ) -> nnx.Module:
@@ -45,6 +46,7 @@ def load_by_slices(
 
     Args:
         shardings: from the abstract model, a tree like it; None puts all on the first device.
+        config: to build the module with, of the same sizes; None is the file's own.
         adapt: from the module as built to the one that is wanted, such as one with other dtypes.
 
     Raises:
@@ -53,7 +55,7 @@ def load_by_slices(
     header = read_header(path)
     if header.model_class != model_class.__name__:
         raise InputError(f"{path} holds a {header.model_class}, not a {model_class.__name__}.")
-    config: Any = read_config(path, config_class)
+    config = read_config(path, config_class) if config is None else config
     make = lambda: adapt(model_class(config, rngs=nnx.Rngs(0)))
     abstract = jax.eval_shape(make)
     same = NameMap(Rule(name, name) for name in paths(abstract))

@@ -9,6 +9,7 @@ What a student born from Wan needs beyond the folder comes from Wan's pipeline a
 student, whose image tokens are latents and whose sound is log-mel, needs the two files alone.
 """
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -100,7 +101,10 @@ def load_engine(
     if config.dtype == "float32":
         student = load_model(student_path, DiT, DiTConfig)
     else:
-        student = load_by_slices(student_path, DiT, DiTConfig, adapt=kernels_in(config.dtype))
+        # Trained elsewhere, perhaps: the fused kernel is a GPU's, and the same but for rounding.
+        fused = "cudnn" if jax.default_backend() == "gpu" else "xla"
+        config = dataclasses.replace(config, attention=fused)
+        student = load_by_slices(student_path, DiT, DiTConfig, config=config, adapt=kernels_in(config.dtype))
     devices = jax.local_devices()
     return Engine(
         vae,
