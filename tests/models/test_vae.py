@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.vae_cases import SHORT, WAN22, abstract, build, config, jit
+from tests.models.vae_cases import SHORT, TINY, WAN22, abstract, build, config, jit
 from tm_jax.models.vae import VAEConfig, patchify, unpatchify
 from tm_jax.pretrained.names import paths, with_values
 from tm_jax.types import InputError
@@ -25,7 +25,7 @@ def with_dtype(model, dtype):
     return with_values(other, {path: variable[...] for path, variable in paths(model).items()})
 
 
-@pytest.mark.parametrize("form", [SHORT, WAN22], ids=["wan21", "wan22"])
+@pytest.mark.parametrize("form", [SHORT, WAN22, TINY], ids=["wan21", "wan22", "ours"])
 def test_streaming_decode_equals_whole_and_compiles_twice(form, rng, relative_error):
     model = build(config(rng, form), rng)
     latents = draw(model, rng, 5)
@@ -66,7 +66,7 @@ def test_chunks_of_any_length_equal_whole(rng, relative_error):
     assert relative_error(jnp.concatenate([first, later], axis=1), whole) <= 1e-5
 
 
-@pytest.mark.parametrize("form", [SHORT, WAN22], ids=["wan21", "wan22"])
+@pytest.mark.parametrize("form", [SHORT, WAN22, TINY], ids=["wan21", "wan22", "ours"])
 def test_streaming_encode_equals_whole(form, rng, relative_error):
     model = build(config(rng, form), rng)
     side = model.config.spatial_stride
@@ -121,8 +121,30 @@ def test_a_clip_that_does_not_fit_is_refused(shape, words, rng):
         model.encode(jnp.zeros(shape))
 
 
-def test_configs_that_contradict_themselves_are_refused():
-    with pytest.raises(ValueError, match="z_dim"):
-        VAEConfig(z_dim=4)
-    with pytest.raises(ValueError, match="temporal_downsample"):
-        VAEConfig(dim_mult=(1, 2))
+def test_stages_that_halve_less_give_a_smaller_stride_and_the_decoder_its_own_widths(rng):
+    model = abstract(config(rng, TINY))
+    assert (model.config.spatial_stride, model.config.temporal_stride) == (4, 4)
+    assert [stage.outputs for stage in model.encoder.stages] == [8, 8, 8, 8]
+    assert [stage.outputs for stage in model.decoder.stages] == [16, 16, 4, 4]
+    assert [stage.spatial for stage in model.decoder.stages] == [False, False, True, False]
+    assert model.encoder.norm_out is None and model.decoder.norm_out is None
+    video = jax.ShapeDtypeStruct((1, 9, 8, 12, 3), jnp.float32)
+    latents = jax.eval_shape(lambda model, video: model.encode(video), model, video)
+    assert latents.shape[:4] == (1, 3, 2, 3)
+    again = jax.eval_shape(lambda model, latents: model.decode(latents), model, latents)
+    assert again.shape == video.shape
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ({"z_dim": 4}, "z_dim"),
+        ({"dim_mult": (1, 2)}, "temporal_downsample"),
+        ({"decoder_dim_mult": (1, 2)}, "decoder_dim_mult needs as many"),
+        ({"spatial_downsample": (True,), "residual": True}, "spatial_downsample needs one entry fewer"),
+        ({"spatial_downsample": (True, False, True)}, "need residual=True"),
+    ],
+)
+def test_configs_that_contradict_themselves_are_refused(fault, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        VAEConfig(**fault)
