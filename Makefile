@@ -19,7 +19,7 @@ demo: env
 
 test: env
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: env
 	$(RUN) -m ruff check --fix .

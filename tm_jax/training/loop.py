@@ -277,8 +277,8 @@ def _agreed(wish: bool, done: int, config: LoopConfig) -> bool:
     return bool(multihost_utils.process_allgather(np.array(wish)).any())
 
 
-def _place(batch: dict[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
-    """The process's share of a batch as global arrays, split along their first axis."""
+def _place(batch: Any, sharding: jax.sharding.NamedSharding) -> Any:
+    """The process's share of a batch, a tree of arrays, as global arrays split along their first axis."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
