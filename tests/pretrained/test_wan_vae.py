@@ -43,7 +43,7 @@ def channels_last(x: torch.Tensor) -> np.ndarray:
 CASES = {
     "wan21-1": (WAN21, {}, 1, 3, False),
     "wan21-5": (WAN21, {"blocks": 2}, 5, 1, True),
-    "wan21-81": (WAN21, {"base": 2}, 81, 1, True),
+    "wan21-81": (WAN21, {"base": 4}, 81, 1, True),
     "wan21-short-9": (SHORT, {}, 9, 3, True),
     "wan22-9": (WAN22 | {"decoder_base_dim": 6}, {}, 9, 3, True),
     "wan22-17": (WAN22 | {"patch_size": 4}, {}, 17, 1, False),
