@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.models.vae_cases import SHORT, TINY, WAN22, abstract, build, config, jit
-from tm_jax.models.vae import VAEConfig, patchify, unpatchify
+from tm_jax.models.vae import Refiner, VAEConfig, patchify, unpatchify
 from tm_jax.pretrained.names import paths, with_values
 from tm_jax.types import InputError
 
@@ -64,6 +65,14 @@ def test_chunks_of_any_length_equal_whole(rng, relative_error):
     later, _ = jit(lambda m, z, s: m.decode_chunk(z, s, first=False))(model, latents[:, 3:], state)
     assert (first.shape[1], later.shape[1]) == (9, 12)
     assert relative_error(jnp.concatenate([first, later], axis=1), whole) <= 1e-5
+
+
+def test_a_new_refiner_changes_nothing_and_then_learns(rng):
+    refiner = Refiner(config(rng, TINY), rngs=nnx.Rngs(0))
+    video = jnp.asarray(rng.uniform(-1, 1, (1, 2, 4, 6, 3)), jnp.float32)
+    assert jnp.array_equal(refiner(video), video)
+    slope = jax.grad(lambda refiner: jnp.mean(jnp.square(refiner(video) - 0.5)))(refiner)
+    assert jnp.any(slope.conv_out.kernel[...] != 0)
 
 
 @pytest.mark.parametrize("form", [SHORT, WAN22, TINY], ids=["wan21", "wan22", "ours"])

@@ -22,9 +22,11 @@ TINY = {
     "patch_size": 2,
     "residual": True,
     "linear_ends": True,
+    "refine_blocks": 1,
+    "refine_dim": 4,
 }
-"""A form of ours: the first stage halves the picture alone, the others time alone, and a linear path leads
-from pixels to latents and back."""
+"""A form of ours: the first stage halves the picture alone, the others time alone, a linear path leads from
+pixels to latents and back, and a refiner follows the decoder."""
 
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

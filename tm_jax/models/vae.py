@@ -24,7 +24,7 @@ from tm_jax.models.vae_blocks import (
     UpStage,
     activate,
 )
-from tm_jax.nn.convolution import CausalConv3d
+from tm_jax.nn.convolution import CausalConv3d, Conv2d
 from tm_jax.types import InputError, Latents, Video
 
 # fmt: off
@@ -71,6 +71,14 @@ class VAEConfig:
     linear_ends: bool = False
     """Whether the last convolution of either half reads the residual stream itself, without Wan's norm and
     SiLU before it: with ``residual`` a linear path leads from pixels to latents and back."""
+    refine_blocks: int = 0
+    """Residual blocks of the refiner, which sharpens the decoder's frames one by one; 0 for none, as in
+    both of Wan's forms.  A large patch makes a cheap decoder, but one that draws every patch from a few
+    numbers at once; the refiner sees small patches across the borders of large ones."""
+    refine_dim: int = 24
+    """Channels of the refiner."""
+    refine_patch: int = 2
+    """Side of the square of pixels that becomes the refiner's channels."""
     latents_mean: tuple[float, ...] = WAN_LATENTS_MEAN
     """Mean of every latent channel over the training data."""
     latents_std: tuple[float, ...] = WAN_LATENTS_STD
@@ -179,6 +187,42 @@ class Decoder(nnx.Module):
         return self.conv_out(history.extend(x, 2))
 
 
+class Refiner(nnx.Module):
+    """Frames → sharper frames, each by itself: a residual network at a finer resolution than the decoder's.
+
+    It starts as the identity.  Ours, not Wan's.
+    """
+
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+        colours, width = 3 * config.refine_patch**2, config.refine_dim
+        self.patch, self.dtype = config.refine_patch, config.dtype
+        self.conv_in = Conv2d(colours, width, rngs=rngs)
+        self.blocks = nnx.List([RefinerBlock(width, rngs=rngs) for _ in range(config.refine_blocks)])
+        self.norm_out = RMSNorm(width)
+        self.conv_out = Conv2d(width, colours, rngs=rngs)
+        self.conv_out.kernel[...] = jnp.zeros_like(self.conv_out.kernel[...])
+
+    def __call__(self, video: Video) -> Video:
+        x = self.conv_in(patchify(video, self.patch).astype(self.dtype))
+        for block in self.blocks:
+            x = block(x)
+        change = self.conv_out(activate(self.norm_out(x)))
+        return video + unpatchify(change.astype(jnp.float32), self.patch)
+
+
+class RefinerBlock(nnx.Module):
+    """Two 2-D convolutions beside a shortcut."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = RMSNorm(channels), RMSNorm(channels)
+        self.conv1 = Conv2d(channels, channels, rngs=rngs)
+        self.conv2 = Conv2d(channels, channels, rngs=rngs)
+
+    def __call__(self, x: Clip) -> Clip:
+        y = self.conv1(activate(self.norm1(x)))
+        return x + self.conv2(activate(self.norm2(y)))
+
+
 class VAE(nnx.Module):
     """The causal VAE; latents outside are normalised per channel, video is in [-1, 1]."""
 
@@ -188,6 +232,7 @@ class VAE(nnx.Module):
         self.quant = nnx.Linear(2 * config.z_dim, 2 * config.z_dim, rngs=rngs)
         self.post_quant = nnx.Linear(config.z_dim, config.z_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
+        self.refiner = Refiner(config, rngs=rngs) if config.refine_blocks else None
 
     def encode(self, video: Video) -> Latents:
         """The posterior's mean, normalised, of a whole clip of 1 + 4k frames.
@@ -272,7 +317,8 @@ class VAE(nnx.Module):
 
     def _video(self, latents: Latents, history: History) -> Video:
         x = self.post_quant(self.denormalise(latents)).astype(self.config.dtype)
-        return unpatchify(self.decoder(x, history).astype(jnp.float32), self.config.patch_size)
+        video = unpatchify(self.decoder(x, history).astype(jnp.float32), self.config.patch_size)
+        return video if self.refiner is None else self.refiner(video)
 
 
 def patchify(video: Video, side: int) -> Resized:

@@ -129,12 +129,12 @@ def _scatter(stage, basis: Float[np.ndarray, "c 2 2 o"]) -> Float[np.ndarray, "o
 
 
 def quiet(vae: VAE) -> VAE:
-    """The VAE with silent residual branches and attention, and a posterior of standard deviation e⁻⁴."""
+    """The VAE with silent branches, attention and refiner, and a posterior of standard deviation e⁻⁴."""
     z = vae.config.z_dim
 
     def one(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if "conv2." in name or "attention.out." in name:
+        if any(part in name for part in ("conv2.", "attention.out.", "refiner.conv_out.")):
             return jnp.zeros_like(leaf)
         if name.startswith("quant.kernel"):
             return jnp.eye(2 * z).at[:, z:].set(0.0)
