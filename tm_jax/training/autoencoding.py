@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tm_jax.data.pixels import to_pixels, to_signed
 from tm_jax.data.puppet_windows import PuppetWindows, WindowConfig
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.vae import VAE, Refiner, VAEConfig
 from tm_jax.models.vae_init import linear_start
 from tm_jax.pretrained.weights import load_model
 from tm_jax.training.loop import LoopConfig
@@ -101,7 +101,7 @@ class VaeExperiment:
     linear_start: int = 100
     """Windows that a linear start is fitted to; 0 starts at random."""
     init_from: Path | None = None
-    """Weights to start from; None starts afresh."""
+    """Weights to start from; None starts afresh.  A refiner that they lack begins as the identity."""
     measured_on: int = 32
     """Windows over which the latents' mean and standard deviation are measured."""
 
@@ -134,6 +134,8 @@ class AutoencodingPhase:
         if config.init_from:
             with jax.ensure_compile_time_eval():
                 vae = load_model(config.init_from, VAE, VAEConfig)
+                if config.model.refine_blocks and vae.refiner is None:
+                    vae.refiner = nnx.data(Refiner(config.model, rngs=nnx.Rngs(config.loop.seed)))
             vae.config = config.model
             return vae
         if not config.linear_start:
