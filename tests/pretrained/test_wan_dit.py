@@ -109,8 +109,16 @@ def test_forward_equals_diffusers(case, seed, relative_error):
     assert relative_error(v, reference.permute(0, 2, 3, 4, 1)) < 1e-5, (config, shape)
 
 
-def test_each_block_equals_diffusers(seed, relative_error):
-    config = dataclasses.replace(plain(SMALL), layers=4, text_length=512, patch=(1, 2, 2))
+@pytest.mark.parametrize("image", [True, False])
+def test_each_block_equals_diffusers(image, seed, relative_error):
+    config = dataclasses.replace(
+        plain(SMALL),
+        has_image=image,
+        in_channels=14 if image else 5,
+        layers=4,
+        text_length=512,
+        patch=(1, 2, 2),
+    )
     ours, theirs = paired(config, seed)
     noisy, sigma, conditioning = inputs(
         config, np.random.default_rng(seed), batch=2, frames=3, height=4, width=6
