@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import tm_jax
-from tm_jax.data.framing import crop_window
+from tm_jax.data.framing import crop_window, in_crop, whole_pixels
 from tm_jax.data.prepare.faces import FaceFinder
-from tm_jax.streaming.face import find_face, framed, in_crop, parse_face
+from tm_jax.streaming.face import find_face, framed, parse_face
 from tm_jax.types import InputError
 
 ASSETS = Path(tm_jax.__file__).parent / "assets"
@@ -35,7 +35,7 @@ def test_a_box_lands_on_the_same_pixels_of_the_crop(rng):
     picture[60:140, 100:180] = 1
     box, target = (60.0, 100.0, 140.0, 180.0), (64, 64)
     crop = crop_window(picture.shape, target, box)
-    y0, x0, y1, x1 = in_crop(box, crop, target)
+    y0, x0, y1, x1 = whole_pixels(in_crop(box, crop, target))
     rows = crop[0] + (np.arange(64) + 0.5) / 64 * (crop[2] - crop[0])
     columns = crop[1] + (np.arange(64) + 0.5) / 64 * (crop[3] - crop[1])
     lit = picture[rows.astype(int)][:, columns.astype(int)] > 0

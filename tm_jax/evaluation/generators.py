@@ -7,7 +7,6 @@ motion reaches across its ``seams``.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -151,7 +150,7 @@ def _clip_config(model: DiT, chunk: int) -> ClipConfig:
     config = model.config
     return ClipConfig(
         chunk=chunk,
-        image_patch=math.isqrt(config.image_width // config.out_channels),
+        image_patch=config.image_patch or 1,
         audio_left=config.audio_left,
         audio_lookahead=config.audio_lookahead,
         text_length=config.text_length,

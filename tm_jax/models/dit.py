@@ -120,6 +120,12 @@ class DiTConfig:
         return self.width // self.heads
 
     @property
+    def image_patch(self) -> int | None:
+        """Side of the square of latent cells that makes one image token; None if a picture encoder does."""
+        patch = math.isqrt(self.image_width // self.out_channels)
+        return patch if patch and self.image_width == self.out_channels * patch**2 else None
+
+    @property
     def has_audio(self) -> bool:
         """Whether the model hears."""
         return self.audio_dim > 0

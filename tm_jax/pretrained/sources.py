@@ -10,7 +10,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+from tm_jax.models.clip import CLIPConfig, CLIPVision
 from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from tm_jax.pretrained.files import open_checkpoint
 from tm_jax.pretrained.layouts import Shardings, load_public
 from tm_jax.pretrained.load import load_pretrained
@@ -18,16 +20,23 @@ from tm_jax.pretrained.names import NameMap, Rule, paths
 from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header
 from tm_jax.types import InputError
 
+CLASSES = {
+    "vae": (VAE, VAEConfig),
+    "image": (CLIPVision, CLIPConfig),
+    "speech": (Wav2Vec2, Wav2Vec2Config),
+}
+"""What our own files of these kinds hold."""
 
-def load_vae(source: str | Path) -> VAE:
-    """The VAE of a weights file of ours, or of a public folder, pipeline or Hub id.
+
+def load_any(source: str | Path, kind: str) -> nnx.Module:
+    """A model of a kind (a key of CLASSES) from our weights file, or a public folder, pipeline or Hub id.
 
     Raises:
         InputError: one sentence about whatever is wrong.
     """
     if is_own(source):
-        return load_model(source, VAE, VAEConfig)
-    return load_public(source, "vae")[0]
+        return load_model(source, *CLASSES[kind])
+    return load_public(source, kind)[0]
 
 
 def load_by_slices(

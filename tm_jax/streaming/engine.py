@@ -138,11 +138,6 @@ class Statistics:
         )
 
 
-def _image_patch(model: DiTConfig) -> int:
-    """Side of the square of latent cells that makes one of the model's image tokens."""
-    return max(1, math.isqrt(model.image_width // model.out_channels))
-
-
 @functools.partial(jax.jit, static_argnames="config")
 def encode_reference(
     vae: VAE,
@@ -165,7 +160,7 @@ def encode_reference(
     if text_tokens is None:
         text_tokens = jnp.zeros((1, model.text_length, model.text_width), jnp.float32)
     if picture_encoder is None:
-        image_tokens = latents_as_image_tokens(latents[:, 0], _image_patch(model))
+        image_tokens = latents_as_image_tokens(latents[:, 0], model.image_patch)
     else:
         image_tokens = picture_encoder(preprocess(picture, picture_encoder.config.image_size))
     conditioning = Conditioning(
@@ -212,7 +207,7 @@ def fitting_size(
     size: tuple[int, int] | None,
 ) -> tuple[int, int]:
     """The (height, width) of the video; raises InputError where the parts do not fit each other."""
-    stride, z_dim, patch = vae.spatial_stride, vae.z_dim, _image_patch(model)
+    stride, z_dim, patch = vae.spatial_stride, vae.z_dim, model.image_patch or 1
     width = z_dim * patch**2 if picture_encoder is None else picture_encoder.config.width
     if (model.in_channels, model.out_channels) != (2 * z_dim + 4, z_dim) or model.image_width != width:
         giver = "VAE gives" if picture_encoder is None else f"picture encoder gives width {width}, the VAE"

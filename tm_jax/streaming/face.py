@@ -7,7 +7,7 @@ faces and misses most drawn ones, so a box can also be given by hand.
 import numpy as np
 from jaxtyping import UInt8
 
-from tm_jax.data.framing import Box, crop_window
+from tm_jax.data.framing import Box, crop_window, in_crop, whole_pixels
 from tm_jax.types import InputError
 
 
@@ -46,22 +46,6 @@ def parse_face(text: str, picture: tuple[int, int]) -> Box:
     return box
 
 
-def in_crop(box: Box, crop: Box, target: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box of a picture in the pixels of its crop, once that is resampled to (height, width) ``target``."""
-    top, left, bottom, right = crop
-    scale = (target[0] / (bottom - top), target[1] / (right - left))
-
-    def inside(value: float, start: float, axis: int) -> float:
-        return min(max((value - start) * scale[axis], 0.0), float(target[axis]))
-
-    return (
-        int(np.floor(inside(box[0], top, 0))),
-        int(np.floor(inside(box[1], left, 1))),
-        int(np.ceil(inside(box[2], top, 0))),
-        int(np.ceil(inside(box[3], left, 1))),
-    )
-
-
 def framed(
     picture: UInt8[np.ndarray, "y x 3"], face: str, target: tuple[int, int]
 ) -> tuple[Box | None, tuple[int, int, int, int] | None]:
@@ -82,4 +66,4 @@ def framed(
         box, reach = found
     else:
         box = reach = parse_face(face, picture.shape[:2])
-    return box, in_crop(reach, crop_window(picture.shape[:2], target, box), target)
+    return box, whole_pixels(in_crop(reach, crop_window(picture.shape[:2], target, box), target))

@@ -10,7 +10,6 @@ student, whose image tokens are latents and whose sound is log-mel, needs the tw
 """
 
 import dataclasses
-import math
 from pathlib import Path
 
 import jax
@@ -24,18 +23,12 @@ from tm_jax.models.log_mel import LogMel
 from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd
 from tm_jax.pretrained.layouts import FOLDERS, load_public
 from tm_jax.pretrained.prompts import embed_prompts, load_prompt
-from tm_jax.pretrained.sources import kernels_in, load_by_slices, load_vae
+from tm_jax.pretrained.sources import kernels_in, load_any, load_by_slices
 from tm_jax.pretrained.weights import load_model, read_config, read_header
 from tm_jax.streaming.engine import Engine, fitting_size
 from tm_jax.types import InputError
 
 SPEECH = "facebook/wav2vec2-base-960h"
-
-
-def sees_latents(model: DiTConfig) -> bool:
-    """Whether the model's image tokens are squares of the reference's latent, and not a picture encoder's."""
-    patch = max(1, math.isqrt(model.image_width // model.out_channels))
-    return model.image_width == model.out_channels * patch**2
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -79,7 +72,7 @@ def load_engine(
     if not student_path.exists():
         return Engine.load(weights)
     config = read_config(student_path, DiTConfig)
-    small = sees_latents(config) and config.audio_width == LogMel().token_width
+    small = config.image_patch is not None and config.audio_width == LogMel().token_width
     if small and not prompt and size is None:
         return Engine.load(weights)
     meta = read_header(student_path).meta
@@ -90,9 +83,9 @@ def load_engine(
         )
     # What is asked of a person comes before what takes minutes.
     text = _text_tokens(weights, wan, prompt, config)
-    vae = load_vae(own_vae if own_vae.exists() else _public(weights, wan, "vae"))
+    vae = load_any(own_vae if own_vae.exists() else _public(weights, wan, "vae"), "vae")
     encoder = None
-    if not sees_latents(config):
+    if config.image_patch is None:
         encoder = load_public(_public(weights, wan, "image"), "image")[0]
     front_end = LogMel()
     if config.audio_width != front_end.token_width:
@@ -141,7 +134,7 @@ def _text_tokens(
         pass
     elif prompt:
         (told,) = embed_prompts(_public(weights, wan, "text"), [prompt])
-    elif sees_latents(config):
+    elif config.image_patch is not None:
         return None
     else:
         raise InputError(

@@ -26,7 +26,7 @@ from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.log_mel import LogMel
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.layouts import PublicModel, open_public
-from tm_jax.pretrained.sources import load_vae
+from tm_jax.pretrained.sources import load_any
 from tm_jax.sharding import keep_sharded
 from tm_jax.training.checkpoint import saved_steps
 from tm_jax.training.flow_matching import FlowMatchingLoss, flow_matching_loss
@@ -137,13 +137,13 @@ class TeacherPhase:
         if config.prepared is not None:
             videos = self._prepared("train")
         else:
-            videos = encoded_videos(load_vae(config.vae), LogMel(), config.videos, config.cache)
+            videos = encoded_videos(load_any(config.vae, "vae"), LogMel(), config.videos, config.cache)
         return grain.MapDataset.source(videos).seed(config.loop.seed).random_map(LatentClips(config.clip))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Sampled clips of two held-out characters beside the true ones."""
         config = self.config
-        vae = load_vae(config.vae)
+        vae = load_any(config.vae, "vae")
         if config.prepared is not None:
             heldout = self._prepared("heldout")
             videos = [heldout[row] for row in range(min(2, len(heldout)))]

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.data.prepare.world import bad_videos, face, scene
-from tm_jax.data.framing import FACE_SHARE
-from tm_jax.data.prepare.clips import cropped, face_in_clip
+from tm_jax.data.framing import FACE_SHARE, in_crop
+from tm_jax.data.prepare.clips import cropped
 from tm_jax.data.prepare.faces import FaceFinder, track
 from tm_jax.data.prepare.pieces import REASONS, find_cuts, pieces
 from tm_jax.data.prepare.settings import Filters
@@ -59,7 +59,7 @@ def test_a_good_video_is_kept_whole_and_cropped_round_the_face():
     y0, x0, y1, x1 = piece.crop
     assert (BOX[2] - BOX[0]) / (y1 - y0) == pytest.approx(FACE_SHARE)
     assert y1 - y0 == pytest.approx(x1 - x0) and (x0 + x1) / 2 == pytest.approx(90)
-    top, left, bottom, right = face_in_clip(piece, (64, 64))
+    top, left, bottom, right = in_crop(piece.face, piece.crop, (64, 64))
     assert 0 < top < bottom < 64 and left == pytest.approx(64 - right)
     picture = np.zeros((200, 300, 3), np.uint8)
     picture[40:100, 60:120] = 255

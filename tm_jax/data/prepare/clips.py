@@ -22,20 +22,6 @@ def cropped(
     return cv2.resize(rgb[y0:y1, x0:x1], (target[1], target[0]), interpolation=how)
 
 
-def face_in_clip(piece: Piece, target: tuple[int, int]) -> Box:
-    """Where the face is in pixels of the clip."""
-    y0, x0, y1, x1 = piece.crop
-    down, across = target[0] / (y1 - y0), target[1] / (x1 - x0)
-    top, left, bottom, right = piece.face
-    inside = lambda value, most: min(max(value, 0.0), float(most))
-    return (
-        inside((top - y0) * down, target[0]),
-        inside((left - x0) * across, target[1]),
-        inside((bottom - y0) * down, target[0]),
-        inside((right - x0) * across, target[1]),
-    )
-
-
 def sound_of(seen: Survey, piece: Piece) -> Float32[np.ndarray, " s"]:
     """The piece's sound, 640 samples a frame, silence where the video's sound has ended."""
     start, stop = (SAMPLES_PER_FRAME * frame for frame in (piece.start, piece.start + piece.frames))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Float32, Int32, UInt8
 
-from tm_jax.data.framing import Box
+from tm_jax.data.framing import Box, whole_pixels
 from tm_jax.data.latent_clips import EncodedVideo
 from tm_jax.data.pixels import to_signed
 from tm_jax.data.prepare.models import Encoders
@@ -88,7 +88,7 @@ class ClipEncoder:
         if self.encoders.image is not None:
             image = np.asarray(_image_tokens(self.encoders.image, opening[:, 0])[0], np.float16)
         grid = latent.shape[2:4]
-        box = jnp.asarray([[int(np.floor(face[0])), int(np.floor(face[1])), *map(int, np.ceil(face[2:]))]])
+        box = jnp.asarray([whole_pixels(face)])
         return EncodedVideo(
             latents=_joined(latents),
             reference=_joined(reference),

@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tm_jax.config import differences, to_json
-from tm_jax.data.prepare.clips import clips, face_in_clip, sound_of
+from tm_jax.data.framing import in_crop
+from tm_jax.data.prepare.clips import clips, sound_of
 from tm_jax.data.prepare.decode import FRAMES_PER_SECOND, header_seconds
 from tm_jax.data.prepare.encode import ClipEncoder
 from tm_jax.data.prepare.models import Encoders, load_encoders
@@ -211,7 +212,7 @@ class _Run:
                     piece.frames,
                     sound_of(seen, piece),
                     seen.speaking[2 * piece.start : 2 * (piece.start + piece.frames)],
-                    face_in_clip(piece, config.size),
+                    in_crop(piece.face, piece.crop, config.size),
                     text,
                     tick,
                 )
