@@ -18,11 +18,11 @@ from tm_jax.training.teacher_phase import TeacherExperiment
 
 SCHEDULE = Schedule(shift=3.0)
 CLIP = ClipConfig(chunks=4, image_patch=2, text_length=4, text_width=16)
-VIDEOS = EncodedConfig(count=240, seconds=5.64, reference_frames=CLIP.frames)
+VIDEOS = EncodedConfig(count=320, seconds=5.64, reference_frames=CLIP.frames)
 
 MODEL = DiTConfig(
-    width=256,
-    ffn=640,
+    width=192,
+    ffn=512,
     heads=4,
     layers=5,
     patch=(1, 2, 2),
@@ -40,6 +40,7 @@ MODEL = DiTConfig(
     trained_frames=CLIP.frames,
     dtype="float32",
     remat=False,
+    attention="blocked",
 )
 
 PRESET = TeacherExperiment(
@@ -49,7 +50,7 @@ PRESET = TeacherExperiment(
     optim=OptimConfig(
         name="muon", lr=2e-3, warmup_steps=50, schedule="cosine", decay_steps=2950, lr_end=5e-5, clip=1.0
     ),
-    loss=FlowMatchingLoss(schedule=SCHEDULE, face=1.5, drop_text=0.0),
+    loss=FlowMatchingLoss(schedule=SCHEDULE, face=1.5, mouth=4.0, drop_text=0.0),
     clip=CLIP,
     videos=VIDEOS,
     ema=0.998,

@@ -8,9 +8,9 @@ that the latents depend on.
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,13 +77,23 @@ class VideoEncoder:
         )
 
 
-def digest(vae: VAE, config: EncodedConfig) -> str:
-    """A short digest of the VAE's weights and the choice of videos, but for how many there are."""
-    choice = {name: value for name, value in dataclasses.asdict(config).items() if name != "count"}
-    state = hashlib.sha256(json.dumps([choice, repr(vae.config)]).encode())
-    for leaf in jax.tree.leaves(vae):
+def digest(weights: Any, *choices: Any) -> str:
+    """A short digest of weights and of the dataclasses or values that go with them."""
+    state = hashlib.sha256(repr(choices).encode())
+    for leaf in jax.tree.leaves(weights):
         state.update(np.ascontiguousarray(leaf).tobytes())
     return state.hexdigest()[:12]
+
+
+def videos_digest(vae: VAE, config: EncodedConfig) -> str:
+    """What the latents depend on: the encoding half of the VAE and which videos, but not how many.
+
+    A decoder that is trained further, or gets a refiner, finds the latents of before.
+    """
+    encoding = dataclasses.replace(
+        vae.config, decoder_base_dim=None, decoder_dim_mult=None, refine_blocks=0, refine_dim=0, refine_patch=1
+    )
+    return digest((vae.encoder, vae.quant), encoding, dataclasses.replace(config, count=0))
 
 
 def _write(path: Path, videos: list[EncodedVideo]) -> None:
@@ -103,7 +113,7 @@ def encoded_videos(
     vae: VAE, front_end: AudioFrontEnd, config: EncodedConfig, folder: Path, *, per_shard: int = 20
 ) -> list[EncodedVideo]:
     """All videos of a config, from the cache in ``folder`` or made now with a progress bar."""
-    folder = folder / f"{config.split}-{digest(vae, config)}"
+    folder = folder / f"{config.split}-{videos_digest(vae, config)}"
     folder.mkdir(parents=True, exist_ok=True)
     world = PuppetWorld(seed=config.seed, split=config.split, size=config.size)
     encoder = VideoEncoder(vae, front_end, config.reference_frames)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 BACKENDS = ("xla", "cudnn", "blocked")
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**21
 
 
 def attention(
@@ -29,23 +29,40 @@ def attention(
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r}: known are {', '.join(BACKENDS)}")
-    batch, length, heads, _ = query.shape
-    block = max(1, BLOCK_BYTES // (4 * length * heads * key.shape[1]))
-    # A loop over the batch would undo its sharding.
-    if backend == "xla" or block >= batch or not jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    # A loop over the batch and the heads would undo their sharding.
+    if backend == "xla" or not (mesh.empty or mesh.size == 1):
         return _attention(query, key, value, mask)
+    return _head_by_head(query, key, value, mask)
+
+
+def _head_by_head(query, key, value, mask):
+    """A few heads of the batch after another, their logits made again in the backward pass."""
+    batch, length, heads, _ = query.shape
+    count = batch * heads
+    block = max(1, BLOCK_BYTES // (4 * length * key.shape[1]))
+    if block >= count:
+        return _attention(query, key, value, mask)
+    flat = lambda x: jnp.moveaxis(x, 2, 1).reshape(count, x.shape[1], x.shape[3])
+    inputs = flat(query), flat(key), flat(value)
     if mask is None:
-        rows = lambda inputs: _attention(*inputs, None)
-        return _by_rows(rows, (query, key, value), block)
-    mask = jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
-    return _by_rows(lambda inputs: _attention(*inputs), (query, key, value, mask), block)
+        shared = None
+    elif mask.shape[:2] == (1, 1):
+        shared = mask[0, 0]
+    else:
+        each = jnp.broadcast_to(mask, (batch, heads, *mask.shape[2:]))
+        inputs, shared = (*inputs, each.reshape(count, *mask.shape[2:])), None
 
+    def one(query, key, value, mask=shared):
+        # Plain matrices: XLA's CPU backend multiplies them faster than the same with axes of length 1.
+        logits = (query * query.shape[-1] ** -0.5).astype(jnp.float32) @ key.T.astype(jnp.float32)
+        if mask is not None:
+            logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+        return jax.nn.softmax(logits, axis=-1).astype(value.dtype) @ value
 
-def _by_rows(function, inputs, block: int):
-    """``function`` over blocks of the batch in turn, its intermediates made again in the backward pass."""
-    batched = jax.checkpoint(function, prevent_cse=False)
-    one = lambda row: batched(jax.tree.map(lambda x: x[None], row))[0]
-    return jax.lax.map(one, inputs, batch_size=None if block == 1 else block)
+    head = jax.checkpoint(lambda inputs: one(*inputs), prevent_cse=False)
+    out = jax.lax.map(head, inputs, batch_size=None if block == 1 else block)
+    return jnp.moveaxis(out.reshape(batch, heads, length, -1), 1, 2)
 
 
 def _attention(query, key, value, mask):

@@ -59,14 +59,19 @@ def autoencoding_loss(
     weight: Float[Array, "1 1 y x 1"],
     key: PRNGKeyArray,
     terms: AutoencodingLoss,
+    *,
+    freeze_encoder: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of one batch of windows and the figures to log.
 
     Args:
         weight: weight of every pixel.
         key: draws the latents from their posterior.
+        freeze_encoder: whether the gradient stops at the latents.
     """
     mean, log_variance = vae.encode_moments(video)
+    if freeze_encoder:
+        mean, log_variance = jax.lax.stop_gradient((mean, log_variance))
     drawn = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
     error = vae.decode(vae.normalise(drawn)) - video
     pixels = jnp.mean(weight * jnp.square(error))
@@ -98,12 +103,19 @@ class VaeExperiment:
     windows: WindowConfig = WindowConfig()
     ema: float = 0.999
     """Decay of the average of the parameters that is shipped."""
+    freeze_encoder: bool = False
+    """Whether only the decoding half learns: latents keep their meaning, so that the diffusion models
+    trained on them stay valid."""
     linear_start: int = 100
     """Windows that a linear start is fitted to; 0 starts at random."""
     init_from: Path | None = None
     """Weights to start from; None starts afresh.  A refiner that they lack begins as the identity."""
     measured_on: int = 32
     """Windows over which the latents' mean and standard deviation are measured."""
+
+    def __post_init__(self):
+        if self.freeze_encoder and self.init_from is None:
+            raise ValueError("freeze_encoder needs init_from: an encoder that has learnt something")
 
     def build(self) -> "AutoencodingPhase":
         """The phase that the loop runs."""
@@ -136,7 +148,8 @@ class AutoencodingPhase:
                 vae = load_model(config.init_from, VAE, VAEConfig)
                 if config.model.refine_blocks and vae.refiner is None:
                     vae.refiner = nnx.data(Refiner(config.model, rngs=nnx.Rngs(config.loop.seed)))
-            vae.config = config.model
+            known = {"latents_mean": vae.config.latents_mean, "latents_std": vae.config.latents_std}
+            vae.config = dataclasses.replace(config.model, **known)
             return vae
         if not config.linear_start:
             return None
@@ -155,7 +168,12 @@ class AutoencodingPhase:
         whole = not self.config.windows.crop
         weight = pixel_weight(self.config.loss, *video.shape[2:4]) if whole else jnp.ones((1, 1, 1, 1, 1))
         gradients, metrics = jax.grad(autoencoding_loss, has_aux=True)(
-            state.model, video, weight, state.draw(), self.config.loss
+            state.model,
+            video,
+            weight,
+            state.draw(),
+            self.config.loss,
+            freeze_encoder=self.config.freeze_encoder,
         )
         return state.apply(gradients, self.tx, self.config.ema), metrics
 
@@ -183,6 +201,8 @@ class AutoencodingPhase:
 
     def weights(self, state: TrainState) -> VAE:
         """The averaged VAE, with the statistics of its latents in its config."""
+        if self.config.freeze_encoder:
+            return state.ema
         mean, std = latent_statistics(state.ema, self._windows("heldout", self.config.measured_on))
         vae = jax.tree.map(lambda x: x, state.ema)
         vae.config = dataclasses.replace(vae.config, latents_mean=mean, latents_std=std)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tm_jax.data.encoded_videos import EncodedConfig, digest, encoded_videos
+from tm_jax.data.encoded_videos import EncodedConfig, digest, encoded_videos, videos_digest
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, LatentClips, conditioning_arrays
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.noise import stream_noise
@@ -314,8 +314,9 @@ class StudentPhase:
         """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
         config = self.config
         vae, videos = self._videos()
-        counts = f"{config.pairs.count}of{config.videos.count}"
-        tag = f"{digest(self.teacher, config.pairs)}-{digest(vae, config.videos)}-{counts}"
+        # How many pairs and videos there are decides which video a pair is of.
+        sampled = digest(self.teacher, self.teacher.config, config.pairs, config.videos.count)
+        tag = f"{sampled}-{videos_digest(vae, config.videos)}"
         pairs = make_pairs(self.teacher, videos, config.clip, config.pairs, config.cache / f"pairs-{tag}")
         source = grain.MapDataset.source(videos).seed(config.loop.seed)
         return source.random_map(PairedClips(config, videos, pairs))

@@ -1,0 +1,71 @@
+"""The VAE's phase: what a run that goes on from other weights keeps and what it changes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from tm_jax.data.encoded_videos import EncodedConfig, videos_digest
+from tm_jax.data.puppet_windows import WindowConfig
+from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.pretrained.weights import load_model, save_model
+from tm_jax.training.autoencoding import VaeExperiment
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.optim import OptimConfig
+
+MODEL = VAEConfig(
+    base_dim=8, z_dim=4, dim_mult=(1, 1), num_res_blocks=0, temporal_downsample=(True,),
+    spatial_downsample=(False,), patch_size=8, residual=True, linear_ends=True,
+    latents_mean=(0.1, 0.2, 0.3, 0.4), latents_std=(2.0, 1.0, 0.5, 3.0),
+)  # fmt: skip
+REFINED = dataclasses.replace(MODEL, refine_blocks=1, refine_dim=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Weights of a VAE without a refiner."""
+    path = tmp_path_factory.mktemp("vae") / "weights.safetensors"
+    save_model(path, VAE(MODEL, rngs=nnx.Rngs(0)), MODEL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def refined(first):
+    """The VAE after two updates of its decoding half."""
+    phase = VaeExperiment(
+        loop=LoopConfig(name="refined", steps=2, batch_size=1),
+        model=REFINED,
+        optim=OptimConfig(lr=1e-2),
+        windows=WindowConfig(frames=3),
+        init_from=first,
+        freeze_encoder=True,
+    ).build()
+    state = phase.init(jax.random.key(0))
+    batch = {"frames": np.random.default_rng(0).integers(0, 256, (1, 1, 3, 32, 32, 3), np.uint8)}
+    for index in range(2):
+        state, metrics = phase.step(state, batch, index)
+    assert np.isfinite(metrics["loss"])
+    return phase.weights(state)
+
+
+def test_a_frozen_encoder_leaves_the_latents_as_they_were(first, refined, rng):
+    before = load_model(first, VAE, VAEConfig)
+    video = rng.uniform(-1, 1, (1, 3, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(refined.encode(video), before.encode(video))
+    latents = rng.normal(size=(1, 2, 4, 4, 4)).astype(np.float32)
+    assert np.abs(refined.decode(latents) - before.decode(latents)).max() > 1e-3
+
+
+def test_encoded_videos_survive_another_decoder_and_no_other_encoder(first, refined):
+    before, config = load_model(first, VAE, VAEConfig), EncodedConfig()
+    known = videos_digest(before, config)
+    assert videos_digest(refined, dataclasses.replace(config, count=7)) == known
+    assert videos_digest(refined, dataclasses.replace(config, seconds=7.0)) != known
+    assert videos_digest(VAE(MODEL, rngs=nnx.Rngs(1)), config) != known
+
+
+def test_nothing_is_frozen_that_never_learnt():
+    with pytest.raises(ValueError, match="freeze_encoder needs init_from"):
+        VaeExperiment(loop=LoopConfig(name="x", steps=1), model=REFINED, freeze_encoder=True)
