@@ -83,13 +83,21 @@ def autoencoding_loss(
     return loss, {"loss": loss, "psnr": psnr, "motion": motion, "edges": edges, "kl": kl}
 
 
-def latent_statistics(vae: VAE, windows: Video) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every latent channel over these windows."""
+def latent_statistics(
+    vae: VAE, windows: Video, *, evenness: float = 1.0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and scale of every latent channel over these windows.
+
+    Args:
+        evenness: 1 gives every channel unit variance, 0 leaves their ratios as they are (mean scale 1).
+    """
     means = jax.jit(lambda vae, video: vae.encode_moments(video)[0])
     flat = np.concatenate(
         [np.asarray(means(vae, video)).reshape(-1, vae.config.z_dim) for video in windows[:, None]]
     )
-    return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
+    std = flat.std(0)
+    scale = std**evenness * std.mean() ** (1 - evenness)
+    return tuple(flat.mean(0).tolist()), tuple(scale.tolist())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +118,9 @@ class VaeExperiment:
     """Windows that a linear start is fitted to; 0 starts at random."""
     init_from: Path | None = None
     """Weights to start from; None starts afresh.  A refiner that they lack begins as the identity."""
+    evenness: float = 1.0
+    """How far the latent channels' sizes are made equal for the diffusion models: 1 gives all of them unit
+    variance; less lets channels that matter more to the picture stand out of the noise earlier."""
     measured_on: int = 32
     """Windows over which the latents' mean and standard deviation are measured."""
 
@@ -203,7 +214,8 @@ class AutoencodingPhase:
         """The averaged VAE, with the statistics of its latents in its config."""
         if self.config.freeze_encoder:
             return state.ema
-        mean, std = latent_statistics(state.ema, self._windows("heldout", self.config.measured_on))
+        windows = self._windows("heldout", self.config.measured_on)
+        mean, std = latent_statistics(state.ema, windows, evenness=self.config.evenness)
         vae = jax.tree.map(lambda x: x, state.ema)
         vae.config = dataclasses.replace(vae.config, latents_mean=mean, latents_std=std)
         return vae
