@@ -16,6 +16,7 @@ demo: env
 	mkdir -p out
 	$(RUN) infer.py --image tm_jax/assets/anime.png --audio tm_jax/assets/speech.wav \
 	  --out out/demo.mp4 --frames-out out/demo.png
+	$(RUN) -m tm_jax.evaluation.watch --video out/demo.mp4 --truth tm_jax/assets/speech.json
 
 test: env
 	$(RUN) -m ruff check .

@@ -1,6 +1,6 @@
 """The tiny world's VAE with a refiner: the decoding half goes on learning, the latents stay tiny_vae's.
 
-    python train.py tiny_vae_refined             needs runs/tiny_vae; writes runs/tiny_vae_refined/weights.safetensors
+    python train.py tiny_vae_refined     needs runs/tiny_vae; writes runs/tiny_vae_refined/weights.safetensors
 
 The diffusion models train on tiny_vae's latents meanwhile, and stream through this decoder.
 """

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,7 +12,8 @@ from tm_jax.data.encoded_videos import EncodedConfig, videos_digest
 from tm_jax.data.puppet_windows import WindowConfig
 from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.pretrained.weights import load_model, save_model
-from tm_jax.training.autoencoding import VaeExperiment
+from tm_jax.training.autoencoding import VaeExperiment, latent_statistics
+from tm_jax.training.flow_matching import cell_weight
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
 
@@ -20,7 +22,9 @@ MODEL = VAEConfig(
     spatial_downsample=(False,), patch_size=8, residual=True, linear_ends=True,
     latents_mean=(0.1, 0.2, 0.3, 0.4), latents_std=(2.0, 1.0, 0.5, 3.0),
 )  # fmt: skip
-REFINED = dataclasses.replace(MODEL, refine_blocks=1, refine_dim=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)
+REFINED = dataclasses.replace(
+    MODEL, refine_blocks=1, refine_dim=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +56,9 @@ def refined(first):
 
 def test_a_frozen_encoder_leaves_the_latents_as_they_were(first, refined, rng):
     before = load_model(first, VAE, VAEConfig)
-    video = rng.uniform(-1, 1, (1, 3, 32, 32, 3)).astype(np.float32)
+    video = jnp.asarray(rng.uniform(-1, 1, (1, 3, 32, 32, 3)), jnp.float32)
     np.testing.assert_array_equal(refined.encode(video), before.encode(video))
-    latents = rng.normal(size=(1, 2, 4, 4, 4)).astype(np.float32)
+    latents = jnp.asarray(rng.normal(size=(1, 2, 4, 4, 4)), jnp.float32)
     assert np.abs(refined.decode(latents) - before.decode(latents)).max() > 1e-3
 
 
@@ -69,3 +73,24 @@ def test_encoded_videos_survive_another_decoder_and_no_other_encoder(first, refi
 def test_nothing_is_frozen_that_never_learnt():
     with pytest.raises(ValueError, match="freeze_encoder needs init_from"):
         VaeExperiment(loop=LoopConfig(name="x", steps=1), model=REFINED, freeze_encoder=True)
+
+
+def test_the_scale_of_the_latents_keeps_as_much_of_their_ratios_as_is_asked(first, rng):
+    vae = load_model(first, VAE, VAEConfig)
+    windows = jnp.asarray(rng.uniform(-1, 1, (4, 3, 32, 32, 3)), jnp.float32)
+    mean, std = latent_statistics(vae, windows)
+    half = latent_statistics(vae, windows, evenness=0.5)[1]
+    none = latent_statistics(vae, windows, evenness=0.0)[1]
+    np.testing.assert_allclose(none, np.mean(std), rtol=1e-5)
+    np.testing.assert_allclose(np.square(half), np.multiply(std, np.mean(std)), rtol=1e-5)
+    assert len(mean) == MODEL.z_dim
+
+
+def test_the_mouth_is_in_the_middle_of_the_lower_half_of_the_face():
+    face = np.zeros((1, 16, 16), np.float32)
+    face[0, 3:13, 4:14] = 1
+    face = jnp.asarray(face)
+    weight = np.asarray(cell_weight(face, 1.5, 4.0))[0, 0, :, :, 0]
+    assert (weight[8:13, 6:12] == 4).all() and (weight == 4).sum() == 30
+    assert (weight[3:8, 4:14] == 1.5).all() and weight[0, 0] == 1
+    np.testing.assert_array_equal(cell_weight(face, 1.5)[0, 0, :, :, 0], 1 + 0.5 * face[0])

@@ -91,7 +91,12 @@ def videos_digest(vae: VAE, config: EncodedConfig) -> str:
     A decoder that is trained further, or gets a refiner, finds the latents of before.
     """
     encoding = dataclasses.replace(
-        vae.config, decoder_base_dim=None, decoder_dim_mult=None, refine_blocks=0, refine_dim=0, refine_patch=1
+        vae.config,
+        decoder_base_dim=None,
+        decoder_dim_mult=None,
+        refine_blocks=0,
+        refine_dim=0,
+        refine_patch=1,
     )
     return digest((vae.encoder, vae.quant), encoding, dataclasses.replace(config, count=0))
 

@@ -27,7 +27,7 @@ class Arguments:
     """Directory for report.json, report.txt and the pictures."""
     vae: Path = _WEIGHTS / "vae.safetensors"
     """Weights of the VAE."""
-    reader: Path = _WEIGHTS / "tiny_reader.safetensors"
+    reader: Path = _WEIGHTS / "reader.safetensors"
     """Weights of the reader."""
     teacher: Path = Path("runs/tiny_teacher/weights.safetensors")
     """Weights of the teacher, which is also the untrained baseline; left out if the file does not exist."""

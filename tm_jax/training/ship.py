@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tm_jax.config import to_json
 from tm_jax.diffusion.rollout import RolloutConfig
+from tm_jax.evaluation.reader import Reader, ReaderConfig
 from tm_jax.flags import parse
 from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.vae import VAE, VAEConfig
@@ -18,16 +19,18 @@ from tm_jax.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Ship a VAE and a student."""
+    """Ship a VAE, a student and the reader that measures them."""
 
-    vae: Path = Path("runs/tiny_vae/weights.safetensors")
+    vae: Path = Path("runs/tiny_vae_refined/weights.safetensors")
     """The VAE's run; a public folder or Hub id is left where it is."""
+    reader: Path = Path("runs/tiny_reader/weights.safetensors")
+    """The run of the evaluation's reader; left out if the file does not exist."""
     student: Path = Path("runs/tiny_student/weights.safetensors")
     """The student's run."""
     preset: str = "tiny_student"
     """The preset that the student was trained by; its rollout is written into the file."""
     out: Path = Path("tm_jax/weights")
-    """Folder to write vae.safetensors and student.safetensors to."""
+    """Folder to write vae.safetensors, student.safetensors and reader.safetensors to."""
 
 
 def _ship(source: Path, target: Path, model_class, config_class, extra: dict) -> None:
@@ -54,6 +57,8 @@ def main() -> int:
             _ship(arguments.vae, arguments.out / "vae.safetensors", VAE, VAEConfig, {})
         else:
             print(f"{arguments.vae} is public and is not copied: infer.py reads it by --wan")
+        if arguments.reader.exists():
+            _ship(arguments.reader, arguments.out / "reader.safetensors", Reader, ReaderConfig, {})
         rollout = {"rollout": to_json(rollout_of(arguments.preset))}
         _ship(arguments.student, arguments.out / "student.safetensors", DiT, DiTConfig, rollout)
     except InputError as error:

@@ -1,11 +1,15 @@
 """Look at the puppets: ``python -m tm_jax.data.puppets --out out/puppets``.
 
 Writes ``puppets.png`` (characters of the three styles down, mouth shapes, blinks and head turns across) and
-one sample with sound per style, ``puppet_shaded.mp4`` and so on.
+one sample with sound per style, ``puppet_shaded.mp4`` and so on.  With ``--speech NAME`` it draws nothing: it
+writes the sound of one clip, ``NAME.wav``, and the mouth opening that its phonemes ask for, ``NAME.json``.
+The shipped speech is ``--speech tm_jax/assets/speech --split heldout --clip 6 --seconds 9``.
 """
 
 import fractions
+import json
 import sys
+import wave
 from pathlib import Path
 
 import av
@@ -58,6 +62,18 @@ def write_clip(path: Path, clip: Clip) -> None:
         container.mux(sound.encode(None))
 
 
+def write_speech(name: Path, world: PuppetWorld, index: int, seconds: float) -> None:
+    """The sound of a clip as 16-bit wav, and its truth for every frame as JSON."""
+    track = world.truth(index, seconds)
+    with wave.open(str(name.with_suffix(".wav")), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.round(np.clip(track.audio, -1, 1) * 32767).astype("<i2").tobytes())
+    told = {"opening": [round(float(x), 4) for x in track.opening], "mode": track.mode.tolist()}
+    name.with_suffix(".json").write_text(json.dumps(told) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write the contact sheet and the samples; returns the exit status."""
     parser = Parser(prog="python -m tm_jax.data.puppets", description=__doc__)
@@ -67,9 +83,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=128, help="side of the picture in pixels")
     parser.add_argument("--identities", type=int, default=9, help="rows of the contact sheet")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each sample")
+    parser.add_argument("--speech", type=Path, help="write NAME.wav and NAME.json of one clip, nothing else")
+    parser.add_argument("--clip", type=int, default=0, help="the clip of --speech")
     try:
         args = parser.parse_args(argv)
         world = PuppetWorld(seed=args.seed, split=args.split, size=args.size)
+        if args.speech is not None:
+            args.speech.parent.mkdir(parents=True, exist_ok=True)
+            write_speech(args.speech, world, args.clip, args.seconds)
+            return 0
         args.out.mkdir(parents=True, exist_ok=True)
         contact_sheet(world, args.identities).save(args.out / "puppets.png")
         for index in range(3):

@@ -1,0 +1,68 @@
+"""One video, one known speech, one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tm_jax.data.puppets.__main__ import main as puppets
+from tm_jax.data.puppets.__main__ import write_clip
+from tm_jax.data.puppets.world import PuppetWorld
+from tm_jax.errors import InputError
+from tm_jax.evaluation import watch
+from tm_jax.pretrained.weights import save_model
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A drawn clip as mp4, and its truth as the command writes it."""
+    folder = tmp_path_factory.mktemp("watch")
+    write_clip(folder / "clip.mp4", PuppetWorld(split="heldout", size=64).clip(6, 6.0))
+    assert puppets(
+        ["--speech", str(folder / "speech"), "--split", "heldout", "--clip", "6", "--seconds", "6"]
+    ) in (0, None)
+    return folder
+
+
+def test_a_mouth_that_opens_as_asked_is_in_sync_and_its_control_is_not(
+    given, tiny_reader, tmp_path, monkeypatch
+):
+    save_model(tmp_path / "reader.safetensors", tiny_reader, tiny_reader.config)
+    truth = json.loads((given / "speech.json").read_text())
+    late = np.roll(truth["opening"], 1)
+
+    class Seen:
+        def track(self, name):
+            return late[None] if name == "opening" else None
+
+    monkeypatch.setattr("tm_jax.evaluation.reader.read", lambda reader, frames: Seen())
+    arguments = watch.Arguments(given / "clip.mp4", given / "speech.json", tmp_path / "reader.safetensors")
+    line = watch.watch(arguments)
+    assert "+1 frames late" in line
+    assert abs(float(line.split()[-1])) < 0.5 < float(line.split()[1])
+
+
+def test_the_speech_has_a_sound_as_long_as_its_truth(given):
+    import wave
+
+    truth = json.loads((given / "speech.json").read_text())
+    with wave.open(str(given / "speech.wav")) as sound:
+        assert sound.getnframes() == 640 * len(truth["opening"]) == 640 * len(truth["mode"])
+
+
+@pytest.mark.parametrize("wrong", ["video", "truth"])
+def test_other_files_are_told_in_one_sentence(given, wrong):
+    files = {"video": given / "clip.mp4", "truth": given / "speech.json"}
+    files[wrong] = given / "speech.wav" if wrong == "video" else given / "clip.mp4"
+    with pytest.raises(InputError, match=f"--{wrong} .*speech.wav|--{wrong} .*clip.mp4"):
+        watch.watch(watch.Arguments(**files))
+
+
+def test_the_shipped_truth_fits_the_shipped_speech():
+    from pathlib import Path
+
+    assets = Path(watch.__file__).parents[1] / "assets"
+    opening, mode = watch.read_truth(assets / "speech.json")
+    track = PuppetWorld(split="heldout").truth(6, 9.0)
+    np.testing.assert_allclose(opening, track.opening, atol=1e-4)
+    np.testing.assert_array_equal(mode, track.mode)
