@@ -16,6 +16,7 @@ from tm_jax.training.autoencoding import VaeExperiment, latent_statistics
 from tm_jax.training.flow_matching import cell_weight
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
+from tm_jax.types import InputError
 
 MODEL = VAEConfig(
     base_dim=8, z_dim=4, dim_mult=(1, 1), num_res_blocks=0, temporal_downsample=(True,),
@@ -46,7 +47,7 @@ def refined(first):
         init_from=first,
         freeze_encoder=True,
     ).build()
-    state = phase.init(jax.random.key(0))
+    state = phase.start(jax.jit(phase.init)(jax.random.key(0)))
     batch = {"frames": np.random.default_rng(0).integers(0, 256, (1, 1, 3, 32, 32, 3), np.uint8)}
     for index in range(2):
         state, metrics = phase.step(state, batch, index)
@@ -94,3 +95,10 @@ def test_the_mouth_is_in_the_middle_of_the_lower_half_of_the_face():
     assert (weight[8:13, 6:12] == 4).all() and (weight == 4).sum() == 30
     assert (weight[3:8, 4:14] == 1.5).all() and weight[0, 0] == 1
     np.testing.assert_array_equal(cell_weight(face, 1.5)[0, 0, :, :, 0], 1 + 0.5 * face[0])
+
+
+def test_weights_of_another_size_are_refused(first):
+    other = dataclasses.replace(REFINED, base_dim=16)
+    phase = VaeExperiment(loop=LoopConfig(name="x", steps=1), model=other, init_from=first).build()
+    with pytest.raises(InputError, match="base_dim"):
+        phase.start(jax.jit(phase.init)(jax.random.key(0)))

@@ -67,8 +67,8 @@ class Phase(TeacherPhase):
         clips = {"latents": noisy, **vars(conditioning)}
         return grain.MapDataset.source([{k: np.asarray(v[i]) for k, v in clips.items()} for i in range(16)])
 
-    def _with_public_weights(self, state):
-        state = super()._with_public_weights(state)
+    def start(self, state):
+        state = super().start(state)
         self.shardings = [leaf.sharding for leaf in jax.tree.leaves((state.model, state.ema))]
         return state
 

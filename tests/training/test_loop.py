@@ -73,6 +73,9 @@ class Fit:
         weights, noise = jax.random.split(key)
         return TrainState.create(Line(self.config.model, rngs=nnx.Rngs(weights)), self.tx, noise)
 
+    def start(self, state):
+        return state
+
     def _pure_update(self, state, batch, scale):
         noise = 0.01 * jax.random.normal(state.draw(), batch["x"].shape)
 

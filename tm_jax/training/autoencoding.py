@@ -5,7 +5,6 @@ eye reads as flicker) and on differences between neighbouring pixels (what it re
 + a small KL term that keeps the latents bounded.
 """
 
-import concurrent.futures
 import dataclasses
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from tm_jax.data.pixels import to_pixels, to_signed
 from tm_jax.data.puppet_windows import PuppetWindows, WindowConfig
-from tm_jax.models.vae import VAE, Refiner, VAEConfig
+from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.models.vae_init import linear_start
-from tm_jax.pretrained.weights import load_model
+from tm_jax.pretrained.weights import load_model, read_config
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.previews import write_sheet
@@ -137,41 +136,52 @@ class AutoencodingPhase:
     """Reconstruction; the loop's Phase."""
 
     def __init__(self, config: VaeExperiment):
+        """Reads the header of ``init_from``.
+
+        Raises:
+            InputError: it is not a VAE's weights, or one of other sizes.
+        """
         self.config = config
+        self.model = config.model
+        if config.init_from is not None:
+            before = read_config(config.init_from, VAEConfig)
+            self.model = dataclasses.replace(
+                config.model, latents_mean=before.latents_mean, latents_std=before.latents_std
+            )
         self.tx = make_optimizer(config.optim)
-        self._start: VAE | None = None
         self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
         self._reconstruct = jax.jit(lambda vae, video: vae.decode(vae.encode(video)))
 
     def init(self, key: jax.Array) -> TrainState:
-        """A linear start, a fresh VAE, or the one to go on from."""
+        """A fresh VAE."""
         weights, draws = jax.random.split(key)
-        if self._start is None:
-            self._start = self._starting_weights()
-        vae = VAE(self.config.model, rngs=nnx.Rngs(weights)) if self._start is None else self._start
-        return TrainState.create(vae, self.tx, draws)
+        return TrainState.create(VAE(self.model, rngs=nnx.Rngs(weights)), self.tx, draws)
 
-    def _starting_weights(self) -> VAE | None:
-        """Weights that don't depend on the random key, computed outside of any trace."""
+    def start(self, state: TrainState) -> TrainState:
+        """The state with the weights to go on from, or with the best linear autoencoder."""
         config = self.config
-        if config.init_from:
-            with jax.ensure_compile_time_eval():
-                vae = load_model(config.init_from, VAE, VAEConfig)
-                if config.model.refine_blocks and vae.refiner is None:
-                    vae.refiner = nnx.data(Refiner(config.model, rngs=nnx.Rngs(config.loop.seed)))
-            known = {"latents_mean": vae.config.latents_mean, "latents_std": vae.config.latents_std}
-            vae.config = dataclasses.replace(config.model, **known)
-            return vae
-        if not config.linear_start:
-            return None
+        if config.init_from is not None:
+            vae = self._weights_before(state.model)
+        elif config.linear_start:
+            vae = linear_start(state.model, self._windows("train", config.linear_start))
+        else:
+            return state
+        vae = jax.device_put(vae, jax.tree.map(lambda leaf: leaf.sharding, state.model))
+        return state.replace(model=vae, ema=jax.tree.map(jnp.copy, vae))
 
-        def fitted() -> VAE:
-            vae = VAE(config.model, rngs=nnx.Rngs(config.loop.seed))
-            return linear_start(vae, self._windows("train", config.linear_start))
-
-        # Drawing sets a mesh, which no trace allows; a trace belongs to its thread.
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            return thread.submit(fitted).result()
+    def _weights_before(self, fresh: VAE) -> VAE:
+        """The VAE of ``init_from``; a refiner that it lacks is the fresh one's, at first the identity."""
+        path = self.config.init_from
+        before = read_config(path, VAEConfig)
+        unrefined = dataclasses.replace(
+            self.model, refine_blocks=0, refine_dim=before.refine_dim, refine_patch=before.refine_patch
+        )
+        same = self.model if before.refine_blocks else unrefined
+        vae = load_model(path, VAE, VAEConfig, expect=same)
+        if vae.refiner is None:
+            vae.refiner = nnx.data(fresh.refiner)
+        vae.config = self.model
+        return vae
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         video = batch["frames"].astype(jnp.float32) / 127.5 - 1.0

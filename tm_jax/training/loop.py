@@ -36,6 +36,12 @@ class Phase(Protocol):
     def init(self, key: jax.Array) -> Any:
         """The state before the first step; the loop traces it inside one jit and places its outputs."""
 
+    def start(self, state: Any) -> Any:
+        """A new run's state, given what ``init`` made: values read from files or fitted to data go in here.
+
+        It is called once, outside of any trace, and never when a checkpoint is resumed.
+        """
+
     def step(self, state: Any, batch: dict[str, jax.Array], index: int) -> tuple[Any, dict[str, jax.Array]]:
         """One step: dispatches jitted functions that are donated the state.
 
@@ -190,8 +196,8 @@ def _begin(phase: Phase, config: LoopConfig, mesh: jax.sharding.Mesh, checkpoint
         )
     if start is not None:
         return checkpoints.restore(start, abstract, shardings, data), data, start
-    # 4. Otherwise a new state, made in one jit where it will live.
-    return jax.jit(phase.init, out_shardings=shardings)(key), data, 0
+    # 4. Otherwise a new state, made in one jit where it will live; then what no jit can read.
+    return phase.start(jax.jit(phase.init, out_shardings=shardings)(key)), data, 0
 
 
 def _run(

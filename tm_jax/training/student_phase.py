@@ -156,6 +156,10 @@ class StudentPhase:
             TrainState.create(copy(), self.critic_tx, keys[1]),
         )
 
+    def start(self, state: DistillationState) -> DistillationState:
+        """The same: the teacher was read before."""
+        return state
+
     def step(
         self, state: DistillationState, batch: dict, index: int
     ) -> tuple[DistillationState, dict[str, jax.Array]]:

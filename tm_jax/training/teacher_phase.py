@@ -1,8 +1,8 @@
 """Phase 2 as the loop runs it: the audio-conditioned teacher on encoded videos, puppets' or people's.
 
 With ``init_from`` it starts from a public Wan checkpoint, whose output it has until it learns to hear: the
-audio module is silent at first.  The loop makes every state in one jit, which reads no files, so a run from
-public weights begins with zeros, and the first step puts the values in their place, shard by shard.
+audio module is silent at first.  The state is made with zeros then, and ``start`` puts the values in their
+place, shard by shard.
 """
 
 import dataclasses
@@ -84,15 +84,17 @@ class TeacherPhase:
         self._sample = jax.jit(partial(sample, config=config.sampler, pattern=Bidirectional()))
 
     def init(self, key: jax.Array) -> TrainState:
-        """A fresh teacher; zeros where the first step is to put public weights."""
+        """A fresh teacher; zeros where ``start`` is to put public weights."""
         weights, draws = jax.random.split(key)
         teacher = DiT(self.config.model, rngs=nnx.Rngs(weights))
         if self.public is not None:
             teacher = jax.tree.map(jnp.zeros_like, teacher)
         return TrainState.create(teacher, self.tx, draws)
 
-    def _with_public_weights(self, state: TrainState) -> TrainState:
-        """The state with the public model in the place of its zeros, read straight into their shardings."""
+    def start(self, state: TrainState) -> TrainState:
+        """The state, with the public model in the place of its zeros, read straight into their shardings."""
+        if self.public is None:
+            return state
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.model)
         # The zeros go first: two whole models more would not fit beside the optimizer's state.
         for leaf in jax.tree.leaves((state.model, state.ema)):
@@ -114,9 +116,7 @@ class TeacherPhase:
         return keep_sharded(following, self.config.loop.rules), {"loss": loss}
 
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update; a run from public weights reads them before its first."""
-        if self.public is not None:
-            state = self._with_public_weights(state)
+        """One update."""
         return self._step(state, batch)
 
     def _prepared(self, split: Literal["train", "heldout"]) -> PreparedVideos:
