@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tm_jax.errors import InputError
-from tm_jax.flags import parse
+from tm_jax.flags import ShippedPath, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Arguments:
     """Any sound or video file, or - for raw 16-bit little-endian 16 kHz mono on standard input."""
     out: Path
     """The mp4 to write."""
-    weights: Path = Path(__file__).parent / "tm_jax" / "weights"
+    weights: ShippedPath = Path(__file__).parent / "tm_jax" / "weights"
     """Folder with vae.safetensors and student.safetensors."""
     mode: Literal["auto", "speak", "listen"] = "auto"
     """auto: voice activity decides when the character speaks."""

@@ -10,6 +10,7 @@ import difflib
 import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -21,6 +22,9 @@ from tyro import _errors
 from tm_jax.errors import InputError
 
 _Config = TypeVar("_Config")
+
+ShippedPath = typing.Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: the shipped weights)")]
+"""A path whose default is inside of the package, which --help need not spell out."""
 
 
 def parse(

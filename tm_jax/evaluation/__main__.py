@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tm_jax.errors import InputError
-from tm_jax.flags import parse
+from tm_jax.flags import ShippedPath, parse
 
 _WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -25,15 +25,15 @@ class Arguments:
     """Length of each long stream (drift)."""
     out: Path = Path("out/evaluation")
     """Directory for report.json, report.txt and the pictures."""
-    vae: Path = _WEIGHTS / "vae.safetensors"
+    vae: ShippedPath = _WEIGHTS / "vae.safetensors"
     """Weights of the VAE."""
-    reader: Path = _WEIGHTS / "reader.safetensors"
+    reader: ShippedPath = _WEIGHTS / "reader.safetensors"
     """Weights of the reader."""
     teacher: Path = Path("runs/tiny_teacher/weights.safetensors")
     """Weights of the teacher, which is also the untrained baseline; left out if the file does not exist."""
     warmup: Path = Path("runs/tiny_student/warmup.safetensors")
     """Weights of the student after the warm-up alone; left out if the file does not exist."""
-    student: Path = _WEIGHTS / "student.safetensors"
+    student: ShippedPath = _WEIGHTS / "student.safetensors"
     """Weights of the student."""
     shift: float = 3.0
     """Timestep shift of the noise levels of the teacher, and of a student whose file does not say."""

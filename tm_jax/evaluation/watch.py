@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tm_jax.errors import InputError
-from tm_jax.flags import parse
+from tm_jax.flags import ShippedPath, parse
 
 SHIFT = 50
 """Speaking frames by which the control's truth is turned: two seconds."""
@@ -22,7 +22,7 @@ class Arguments:
     """The video, at 25 frames a second."""
     truth: Path
     """The speech's true opening, as python -m tm_jax.data.puppets --speech writes it."""
-    reader: Path = Path(__file__).parent.parent / "weights" / "reader.safetensors"
+    reader: ShippedPath = Path(__file__).parent.parent / "weights" / "reader.safetensors"
     """Weights of the reader."""
 
 
