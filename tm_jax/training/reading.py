@@ -241,6 +241,10 @@ class ReadingPhase:
         weights, draws = jax.random.split(key)
         return TrainState.create(Reader(self.model, rngs=nnx.Rngs(weights)), self.tx, draws)
 
+    def start(self, state: TrainState) -> TrainState:
+        """The same: a reader starts from nothing."""
+        return state
+
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         frames = batch["frames"].astype(jnp.float32) / 127.5 - 1
         mean, std = (jnp.asarray(x)[None, None] for x in (self.model.track_mean, self.model.track_std))
