@@ -13,13 +13,14 @@ from tm_jax.training.optim import OptimConfig
 
 PRESET = dataclasses.replace(
     FIRST,
-    loop=dataclasses.replace(FIRST.loop, name="tiny_vae_refined", steps=3000),
+    loop=dataclasses.replace(FIRST.loop, name="tiny_vae_refined", steps=2400),
     model=dataclasses.replace(FIRST.model, refine_blocks=3),
+    loss=dataclasses.replace(FIRST.loss, mouth=5.0, strength=3.0),
     optim=OptimConfig(
         lr=7e-4,
         warmup_steps=30,
         schedule="cosine",
-        decay_steps=2970,
+        decay_steps=2370,
         lr_end=1e-6,
         clip=1.0,
         betas=(0.9, 0.99),

@@ -12,7 +12,7 @@ from tm_jax.data.encoded_videos import EncodedConfig, videos_digest
 from tm_jax.data.puppet_windows import WindowConfig
 from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.pretrained.weights import load_model, save_model
-from tm_jax.training.autoencoding import VaeExperiment, latent_statistics
+from tm_jax.training.autoencoding import VaeExperiment, latent_statistics, strength_error
 from tm_jax.training.flow_matching import cell_weight
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
@@ -102,3 +102,15 @@ def test_weights_of_another_size_are_refused(first):
     phase = VaeExperiment(loop=LoopConfig(name="x", steps=1), model=other, init_from=first).build()
     with pytest.raises(InputError, match="base_dim"):
         phase.start(jax.jit(phase.init)(jax.random.key(0)))
+
+
+def test_the_strength_of_detail_and_movement_is_compared_wherever_it_is(rng):
+    """Detail that is as strong but elsewhere costs nothing; detail that is blurred or missing does."""
+    true = rng.standard_normal((1, 5, 16, 16, 3), np.float32)
+    moved = np.flip(true, axis=(1, 2, 3))
+    assert strength_error(jnp.asarray(moved), jnp.asarray(true), 16) < 1e-3
+    halved = float(strength_error(jnp.asarray(0.5 * true), jnp.asarray(true), 16))
+    # Each of the three kinds of differences has root mean square √2, and half of it is missing.
+    np.testing.assert_allclose(halved, 3 * 0.5, rtol=0.1)
+    slope = jax.grad(lambda video: strength_error(video, jnp.asarray(true), 8))(jnp.zeros_like(true))
+    assert np.isfinite(slope).all()
