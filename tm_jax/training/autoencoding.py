@@ -2,7 +2,8 @@
 
 Loss = squared error, weighted where the mouth is, + the same on frame-to-frame differences (what the
 eye reads as flicker) and on differences between neighbouring pixels (what it reads as sharpness), + the
-mismatch of how strong such differences are round each place, + a small KL term that keeps the latents bounded.
+mismatch of how strong such differences are round each place, + a small KL term that keeps the latents
+bounded.
 
 Whatever of a detail can't be known, a squared error blurs away.  The mismatch of strengths asks for as much
 detail and movement as there was, wherever exactly: where a share r² of a detail's energy is known, raising it
@@ -64,15 +65,15 @@ def strength_error(ours: Video, true: Video, patch: int) -> Float[Array, ""]:
     """Mean squared mismatch of the local root mean square of differences in time, down and to the right.
 
     Args:
-        patch: side of the squares over which a difference's square is averaged; only whole squares count.
+        patch: side of the squares over which a difference's square is averaged; it divides the picture's.
     """
 
-    def strength(video: Video, axis: int) -> Float[Array, "b t y x"]:
-        square = jnp.square(jnp.diff(video, axis=axis)).mean(-1)
+    def strength(video: Video, axis: int) -> Float[Array, "b t rows columns"]:
+        # The last frame, row or column has no next one: its difference is 0 in both videos.
+        last = jax.lax.slice_in_dim(video, -1, None, axis=axis)
+        square = jnp.square(jnp.diff(video, axis=axis, append=last)).mean(-1)
         batch, time, height, width = square.shape
-        rows, columns = height // patch, width // patch
-        cut = square[:, :, : rows * patch, : columns * patch]
-        squares = cut.reshape(batch, time, rows, patch, columns, patch).mean((3, 5))
+        squares = square.reshape(batch, time, height // patch, patch, width // patch, patch).mean((3, 5))
         # Below a 256th of the range a difference is rounding; the root's slope must not explode there.
         return jnp.sqrt(squares + (2 / 256) ** 2)
 
@@ -108,7 +109,8 @@ def autoencoding_loss(
     strength = strength_error(decoded, video, terms.strength_patch) if terms.strength else jnp.zeros(())
     loss = pixels + terms.motion * motion + terms.edges * edges + terms.strength * strength + terms.kl * kl
     psnr = -10 * jnp.log10(jnp.mean(jnp.square(error)) / 4)
-    return loss, {"loss": loss, "psnr": psnr, "motion": motion, "edges": edges, "strength": strength, "kl": kl}
+    parts = {"psnr": psnr, "motion": motion, "edges": edges, "strength": strength, "kl": kl}
+    return loss, {"loss": loss} | parts
 
 
 def latent_statistics(
