@@ -1,6 +1,6 @@
 """The tiny world's student: the teacher distilled to a sparse causal model of 2 steps a chunk.
 
-python train.py tiny_student                 needs runs/tiny_vae, runs/tiny_teacher
+python train.py tiny_student                 needs runs/tiny_vae, runs/tiny_visemes, runs/tiny_teacher
 """
 
 from pathlib import Path
@@ -22,6 +22,7 @@ PRESET = StudentExperiment(
     loop=LoopConfig(name="tiny_student", steps=900, batch_size=4, checkpoint_every=150, preview_every=300),
     model=MODEL,
     vae=Path("runs/tiny_vae/weights.safetensors"),
+    visemes=Path("runs/tiny_visemes/weights.safetensors"),
     teacher=Path("runs/tiny_teacher/weights.safetensors"),
     rollout=RolloutConfig(chunk=CLIP.chunk, steps=2, schedule=SCHEDULE),
     loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE),

@@ -2,7 +2,7 @@
 
 Shards of a few videos each are written as safetensors, so that an interrupted run goes on where it
 stopped and a longer one takes over what a shorter one has made; the folder's name carries a digest of all
-that the latents depend on.
+that the latents depend on.  They hold the sound itself, so that any audio front end can listen to it.
 """
 
 import concurrent.futures
@@ -25,10 +25,8 @@ from tm_jax.diffusion.conditions import face_mask, reference_latents
 from tm_jax.models.log_mel import AudioFrontEnd
 from tm_jax.models.vae import VAE
 
-# The members with a default, CLIP features and prompts, are not for puppets.
-FIELDS = tuple(
-    field.name for field in dataclasses.fields(EncodedVideo) if field.default is dataclasses.MISSING
-)
+FIELDS = ("latents", "reference", "mode", "face_mask")
+"""What a shard keeps of each EncodedVideo, beside its sound."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,20 +96,26 @@ def videos_digest(vae: VAE, config: EncodedConfig) -> str:
         refine_dim=0,
         refine_patch=1,
     )
-    return digest((vae.encoder, vae.quant), encoding, dataclasses.replace(config, count=0))
+    return digest((vae.encoder, vae.quant), encoding, dataclasses.replace(config, count=0), FIELDS, "audio")
 
 
-def _write(path: Path, videos: list[EncodedVideo]) -> None:
+def _write(path: Path, videos: list[EncodedVideo], sounds: list[np.ndarray]) -> None:
     stacked = {name: np.stack([getattr(video, name) for video in videos]) for name in FIELDS}
+    stacked["audio"] = np.stack([np.rint(sound * 32767).astype(np.int16) for sound in sounds])
     partial = path.with_suffix(".partial")
     safetensors.numpy.save_file(stacked, partial)
     os.replace(partial, path)
 
 
-def _read(path: Path) -> list[EncodedVideo]:
+def _read(path: Path, front_end: AudioFrontEnd) -> list[EncodedVideo]:
     stacked = safetensors.numpy.load_file(path)
-    count = len(stacked["latents"])
-    return [EncodedVideo(**{name: stacked[name][index] for name in FIELDS}) for index in range(count)]
+    return [
+        EncodedVideo(
+            **{name: stacked[name][index] for name in FIELDS},
+            audio_tokens=front_end.tokens(sound.astype(np.float32) / 32767).astype(np.float16),
+        )
+        for index, sound in enumerate(stacked["audio"])
+    ]
 
 
 def encoded_videos(
@@ -132,13 +136,14 @@ def encoded_videos(
             path = folder / f"{start:06d}+{len(indices)}.safetensors"
             if not path.exists():
                 pending = ahead.submit(world.clip, indices[0], config.seconds)
-                made = []
+                made, sounds = [], []
                 for index in indices:
                     clip = pending.result()
                     if index + 1 < indices.stop:
                         pending = ahead.submit(world.clip, index + 1, config.seconds)
                     made.append(encoder(clip))
-                _write(path, made)
-            videos += _read(path)
+                    sounds.append(clip.audio)
+                _write(path, made, sounds)
+            videos += _read(path, front_end)
             bar.update(len(indices))
     return videos

@@ -29,6 +29,8 @@ class Arguments:
     """Weights of the VAE."""
     reader: ShippedPath = _WEIGHTS / "reader.safetensors"
     """Weights of the reader."""
+    visemes: ShippedPath = _WEIGHTS / "visemes.safetensors"
+    """Weights of the viseme encoder, for models that listen through it."""
     teacher: Path = Path("runs/tiny_teacher/weights.safetensors")
     """Weights of the teacher, which is also the untrained baseline; left out if the file does not exist."""
     warmup: Path = Path("runs/tiny_student/warmup.safetensors")

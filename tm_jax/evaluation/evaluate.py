@@ -37,8 +37,11 @@ from tm_jax.evaluation.report import Figure, output_directory, table, write_json
 from tm_jax.evaluation.statistics import pearson
 from tm_jax.evaluation.streams import StreamReport, run_stream, vae_identity_error
 from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.front_ends import own_front_end
+from tm_jax.models.log_mel import AudioFrontEnd, LogMel
 from tm_jax.models.vae import VAE, VAEConfig
-from tm_jax.pretrained.weights import load_model, read_header
+from tm_jax.pretrained.weights import load_model, read_config, read_header
+from tm_jax.types import InputError
 
 SHOWN = 3
 """Clips whose frames are kept for the strips: one of each style."""
@@ -64,13 +67,42 @@ class Systems:
         self.arguments = arguments
         self.reader = load_model(arguments.reader, Reader, ReaderConfig)
         self.vae = load_model(arguments.vae, VAE, VAEConfig) if arguments.what != "reader" else None
-        self.encoder = None if self.vae is None else Encoder(self.vae)
+        self.encoder = None if self.vae is None else Encoder(self.vae, self.front_end())
         schedule = Schedule(shift=arguments.shift)
         self.sampler = SamplerConfig(arguments.steps, schedule, Guidance(audio=arguments.guidance))
         self.rollout = RolloutConfig(arguments.chunk, arguments.student_steps, schedule)
         if arguments.what in ("student", "drift", "all"):
             shipped = read_header(arguments.student).meta.get("rollout")
             self.rollout = self.rollout if shipped is None else from_json(RolloutConfig, shipped)
+
+    def front_end(self) -> AudioFrontEnd:
+        """What the models that are measured listen through; no sound is heard where only the VAE is.
+
+        Raises:
+            InputError: they do not agree, or what they listen through is missing.
+        """
+        arguments, what = self.arguments, self.arguments.what
+        paths = [] if what == "vae" else [arguments.student]
+        if what == "teacher":
+            paths = [arguments.teacher]
+        elif what != "drift":
+            paths += [path for path in (arguments.teacher, arguments.warmup) if paths and path.exists()]
+        widths = {path: read_config(path, DiTConfig).audio_width for path in paths}
+        if len(set(widths.values())) > 1:
+            told = ", ".join(f"{path} {width}" for path, width in widths.items())
+            raise InputError(
+                f"The models read audio tokens of different widths ({told}): give models of one kind."
+            )
+        if not widths:
+            return LogMel()
+        (width,) = set(widths.values())
+        found = own_front_end(width, arguments.visemes)
+        if found is None:
+            raise InputError(
+                f"{paths[0]} reads audio tokens of {width} numbers, which {arguments.visemes} does not "
+                "give: say by --visemes which viseme encoder it was trained with."
+            )
+        return found
 
     def model(self, path: Path) -> DiT:
         """A transformer's weights."""
@@ -315,7 +347,7 @@ def evaluate(arguments) -> list[Figure]:
         "devices": [str(device) for device in jax.devices()],
         "weights": {
             name: read_header(path).meta
-            for name in ("reader", "vae", "teacher", "warmup", "student")
+            for name in ("reader", "vae", "visemes", "teacher", "warmup", "student")
             if (path := getattr(arguments, name)).exists()
         },
         "tracks": list(TRACKS),

@@ -24,7 +24,7 @@ from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.rollout import RolloutConfig, generate_chunk, init_stream, make_reference
 from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.models.dit import DiT
-from tm_jax.models.log_mel import LogMel
+from tm_jax.models.log_mel import AudioFrontEnd
 from tm_jax.models.vae import VAE
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.types import Conditioning
@@ -82,10 +82,11 @@ def with_shuffled_sound(held_out: HeldOut) -> HeldOut:
 
 
 class Encoder:
-    """Makes HeldOut batches with one VAE."""
+    """Makes HeldOut batches with one VAE and one audio front end."""
 
-    def __init__(self, vae: VAE, reference_frames: int = 21):
-        self._encode = VideoEncoder(vae, LogMel(), reference_frames)
+    def __init__(self, vae: VAE, front_end: AudioFrontEnd, reference_frames: int = 21):
+        self.front_end = front_end
+        self._encode = VideoEncoder(vae, front_end, reference_frames)
 
     def __call__(self, clips: Sequence[Clip], seeds: Sequence[int]) -> HeldOut:
         """Encode clips of 1 + 4k frames."""

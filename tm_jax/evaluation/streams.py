@@ -13,7 +13,6 @@ from tm_jax.data.puppets.world import PuppetWorld, frame_count
 from tm_jax.evaluation.drift import DriftMeter, Minute
 from tm_jax.evaluation.generators import Decoder, Encoder, Streamer
 from tm_jax.evaluation.reader import Reader
-from tm_jax.models.log_mel import LogMel
 from tm_jax.models.vae import VAE
 
 
@@ -43,9 +42,8 @@ def long_video(world: PuppetWorld, index: int, seconds: float, encoder: Encoder)
     """What a stream of a held-out character is told: its first frame and minutes of sound; no later frame."""
     track = world.truth(index, seconds)
     first = encoder([world.window(index, 0, 5, seconds=seconds)], [0]).encoded[0]
-    return dataclasses.replace(
-        first, audio_tokens=LogMel().tokens(track.audio).astype(np.float16), mode=latent_mode(track.mode, 4)
-    )
+    tokens = encoder.front_end.tokens(track.audio).astype(np.float16)
+    return dataclasses.replace(first, audio_tokens=tokens, mode=latent_mode(track.mode, 4))
 
 
 def run_stream(

@@ -40,6 +40,7 @@ from tm_jax.diffusion.rollout import (
 )
 from tm_jax.models.clip import CLIPVision, preprocess
 from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.front_ends import own_front_end
 from tm_jax.models.log_mel import SAMPLE_RATE, AudioFrontEnd, LogMel
 from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.pretrained.weights import load_model, read_header
@@ -332,16 +333,19 @@ class Engine:
 
     @classmethod
     def load(cls, folder: str | os.PathLike, **options: Any) -> "Engine":
-        """The engine of a folder that holds vae.safetensors and student.safetensors.
+        """The engine of a folder that holds vae.safetensors, student.safetensors and visemes.safetensors.
 
-        The student's file says with which chunk size, steps and schedule it was distilled.
+        The student's file says with which chunk size, steps and schedule it was distilled; one that hears
+        log-mel needs no visemes.
 
         Raises:
           InputError: a file is missing or damaged, or the two do not fit.
         """
         vae_path, student_path = Path(folder) / "vae.safetensors", Path(folder) / "student.safetensors"
+        viseme_path = Path(folder) / "visemes.safetensors"
         vae, student = load_model(vae_path, VAE, VAEConfig), load_model(student_path, DiT, DiTConfig)
         rollout = from_json(RolloutConfig, read_header(student_path).meta.get("rollout", {}))
+        options.setdefault("front_end", own_front_end(student.config.audio_width, viseme_path))
         return cls(vae, student, rollout=rollout, **options)
 
     @property

@@ -2,11 +2,12 @@
 
     weights/student.safetensors     the student (ours)
     weights/vae.safetensors         its VAE, if it is ours
+    weights/visemes.safetensors     the small speech encoder, if it hears through ours
     weights/prompt.safetensors      the prompt's embedding, by ``python -m tm_jax.pretrained embed-prompt``
     weights/{vae,image_encoder,speech_encoder}/    public models, if they are kept here
 
 What a student born from Wan needs beyond the folder comes from Wan's pipeline and wav2vec2's.  A small
-student, whose image tokens are latents and whose sound is log-mel, needs the two files alone.
+student, whose image tokens are latents and which hears through our own front ends, needs these files alone.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from tm_jax.config import from_json
 from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.log_mel import LogMel
+from tm_jax.models.front_ends import own_front_end
 from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd
 from tm_jax.pretrained.layouts import FOLDERS, load_public
 from tm_jax.pretrained.prompts import embed_prompts, load_prompt
@@ -72,7 +73,8 @@ def load_engine(
     if not student_path.exists():
         return Engine.load(weights)
     config = read_config(student_path, DiTConfig)
-    small = config.image_patch is not None and config.audio_width == LogMel().token_width
+    front_end = own_front_end(config.audio_width, weights / "visemes.safetensors")
+    small = config.image_patch is not None and front_end is not None
     if small and not prompt and size is None:
         return Engine.load(weights)
     meta = read_header(student_path).meta
@@ -87,8 +89,7 @@ def load_engine(
     encoder = None
     if config.image_patch is None:
         encoder = load_public(_public(weights, wan, "image"), "image")[0]
-    front_end = LogMel()
-    if config.audio_width != front_end.token_width:
+    if front_end is None:
         front_end = Wav2Vec2FrontEnd(load_public(_public(weights, speech, "speech"), "speech")[0])
     size = fitting_size(config, vae.config, front_end, encoder, size)
     if config.dtype == "float32":

@@ -31,7 +31,7 @@ from tm_jax.diffusion.rollout import (
     parallel_steps,
 )
 from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.log_mel import LogMel
+from tm_jax.models.front_ends import load_front_end
 from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.nn.masks import SparseCausal, positions
 from tm_jax.pretrained.weights import load_model, save_model
@@ -60,6 +60,8 @@ class StudentExperiment:
     """Weights of the VAE."""
     teacher: Path
     """Weights of the teacher; student and critic start from them."""
+    visemes: Path | None = None
+    """Weights of the viseme encoder through which the teacher hears; None is log-mel."""
     rollout: RolloutConfig = RolloutConfig()
     loss: DistillationLoss = DistillationLoss()
     warmup: int = 300
@@ -312,7 +314,8 @@ class StudentPhase:
 
     def _videos(self) -> tuple[VAE, list[EncodedVideo]]:
         vae = load_model(self.config.vae, VAE, VAEConfig)
-        return vae, encoded_videos(vae, LogMel(), self.config.videos, self.config.cache)
+        front_end = load_front_end(self.config.visemes)
+        return vae, encoded_videos(vae, front_end, self.config.videos, self.config.cache)
 
     def dataset(self) -> grain.MapDataset:
         """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
@@ -330,7 +333,7 @@ class StudentPhase:
         config = self.config
         vae = load_model(config.vae, VAE, VAEConfig)
         heldout = dataclasses.replace(config.videos, split="heldout", count=2)
-        videos = encoded_videos(vae, LogMel(), heldout, config.cache)
+        videos = encoded_videos(vae, load_front_end(config.visemes), heldout, config.cache)
         frames = np.arange(config.clip.frames)
         conditioning = batch_conditioning(
             [conditioning_arrays(video, frames, config.clip) for video in videos]

@@ -2,7 +2,8 @@
 
 With ``init_from`` it starts from a public Wan checkpoint, whose output it has until it learns to hear: the
 audio module is silent at first.  The state is made with zeros then, and ``start`` puts the values in their
-place, shard by shard.
+place, shard by shard.  A teacher of ours may be the start as well; it keeps all but its hearing, which
+begins afresh and silent.
 """
 
 import dataclasses
@@ -23,10 +24,11 @@ from tm_jax.data.prepare.shards import PreparedVideos
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.log_mel import LogMel
+from tm_jax.models.front_ends import load_front_end
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_any
+from tm_jax.pretrained.weights import is_own, load_model, read_config
 from tm_jax.sharding import keep_sharded
 from tm_jax.training.checkpoint import saved_steps
 from tm_jax.training.flow_matching import FlowMatchingLoss, flow_matching_loss
@@ -46,8 +48,11 @@ class TeacherExperiment:
     model: DiTConfig
     vae: Path
     """The VAE whose latents the teacher learns: a weights file, or a public folder or Hub id."""
+    visemes: Path | None = None
+    """Weights of the viseme encoder through which puppets are heard; None is log-mel."""
     init_from: str | None = None
-    """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; None starts afresh."""
+    """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; or the weights of a
+    teacher of ours, of the same sizes but for its audio tokens.  None starts afresh."""
     optim: OptimConfig = OptimConfig()
     loss: FlowMatchingLoss = FlowMatchingLoss()
     clip: ClipConfig = ClipConfig()
@@ -77,8 +82,12 @@ class TeacherPhase:
         """
         self.config = config
         self.public: PublicModel | None = None
+        self.own: DiT | None = None
         if config.init_from is not None and not saved_steps(config.loop.folder / "checkpoints"):
-            self.public = open_public(config.init_from, "transformer", config.model)
+            if is_own(config.init_from):
+                self.own = self._open_own(Path(config.init_from))
+            else:
+                self.public = open_public(config.init_from, "transformer", config.model)
         self.tx = make_optimizer(config.optim)
         self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
         self._sample = jax.jit(partial(sample, config=config.sampler, pattern=Bidirectional()))
@@ -93,6 +102,14 @@ class TeacherPhase:
 
     def start(self, state: TrainState) -> TrainState:
         """The state, with the public model in the place of its zeros, read straight into their shardings."""
+        if self.own is not None:
+            teacher = jax.tree.map(
+                lambda fresh, old: jax.device_put(old, fresh.sharding),
+                state.model,
+                self._with_own(state.model),
+            )
+            self.own = None
+            return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
         if self.public is None:
             return state
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.model)
@@ -102,6 +119,26 @@ class TeacherPhase:
         teacher = self.public.load(lambda _: shardings, seed=self.config.loop.seed)
         self.public = None
         return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
+
+    def _open_own(self, path: Path) -> DiT:
+        """A teacher of ours.
+
+        Raises:
+            InputError: it differs in more than its audio tokens.
+        """
+        before = read_config(path, DiTConfig)
+        wanted = self.config.model
+        heard = dict.fromkeys(("audio_width", "audio_dim", "audio_left", "audio_lookahead"))
+        same = dataclasses.replace(wanted, **{name: getattr(before, name) for name in heard})
+        return load_model(path, DiT, DiTConfig, expect=same)
+
+    def _with_own(self, fresh: DiT) -> DiT:
+        """The teacher of ours with the fresh, silent hearing of the model that is to be trained."""
+        old = self.own
+        old.audio_embedding = fresh.audio_embedding
+        old.blocks.audio = fresh.blocks.audio
+        old.config = fresh.config
+        return old
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         loss, gradients = jax.value_and_grad(flow_matching_loss)(
@@ -137,7 +174,8 @@ class TeacherPhase:
         if config.prepared is not None:
             videos = self._prepared("train")
         else:
-            videos = encoded_videos(load_any(config.vae, "vae"), LogMel(), config.videos, config.cache)
+            vae, front_end = load_any(config.vae, "vae"), load_front_end(config.visemes)
+            videos = encoded_videos(vae, front_end, config.videos, config.cache)
         return grain.MapDataset.source(videos).seed(config.loop.seed).random_map(LatentClips(config.clip))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
@@ -151,7 +189,7 @@ class TeacherPhase:
                 return {}
         else:
             heldout = dataclasses.replace(config.videos, split="heldout", count=2)
-            videos = encoded_videos(vae, LogMel(), heldout, config.cache)
+            videos = encoded_videos(vae, load_front_end(config.visemes), heldout, config.cache)
         frames = np.arange(config.clip.frames)
         conditioning = batch_conditioning(
             [conditioning_arrays(video, frames, config.clip) for video in videos]
