@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from tests.models.dit_cases import inputs
 from tm_jax.config import load
-from tm_jax.models.dit import DiTConfig
+from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.nn.masks import Bidirectional
+from tm_jax.pretrained.weights import save_model
 from tm_jax.sharding import MeshConfig, shardings_like
 from tm_jax.training.loop import LoopConfig, train
 from tm_jax.training.teacher_phase import TeacherExperiment, TeacherPhase
@@ -167,9 +169,29 @@ def test_a_checkpoint_of_another_size_is_refused(wan, tmp_path, change, sentence
         dataclasses.replace(config, model=dataclasses.replace(MODEL, **change)).build()
 
 
+def test_a_teacher_of_ours_keeps_all_but_its_hearing(started, tmp_path):
+    before = DiT(MODEL, rngs=nnx.Rngs(5))
+    save_model(tmp_path / "before.safetensors", before, MODEL)
+    config = experiment(tmp_path / "run", tmp_path / "before.safetensors")
+    model = dataclasses.replace(MODEL, audio_width=9)
+    chex.clear_trace_counter()
+    phase = TeacherPhase(dataclasses.replace(config, model=model))
+    fresh = jax.jit(phase.init)(jax.random.key(0))
+    state = phase.start(fresh)
+    for ours in (state.model, state.ema):
+        assert ours.config == model and ours.audio_embedding.projection.kernel.shape == (9, 16)
+        assert not np.asarray(ours.blocks.audio.value.kernel[...]).any()
+        np.testing.assert_array_equal(ours.head.kernel[...], before.head.kernel[...])
+        kernel = lambda model: np.asarray(model.blocks.self_attention.query.kernel[...])
+        np.testing.assert_array_equal(kernel(ours), kernel(before))
+    with pytest.raises(InputError, match="width: 48 against 96"):
+        wide = dataclasses.replace(config, model=dataclasses.replace(MODEL, width=96))
+        TeacherPhase(wide)
+
+
 def test_the_flag_reaches_the_experiment(tmp_path):
-    assert load(["tiny_teacher"]).init_from is None
-    assert load(["tiny_teacher", "--init-from", "owner/name"]).init_from == "owner/name"
+    assert load(["tiny_base"]).init_from is None
+    assert load(["tiny_base", "--init-from", "owner/name"]).init_from == "owner/name"
     with pytest.raises(InputError, match="does not exist"):
         experiment(tmp_path, tmp_path / "nothing").build()
     (tmp_path / "config.json").write_text(json.dumps({}))

@@ -164,7 +164,8 @@ class HearingPhase:
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         mel = disturb(batch["mel"].astype(jnp.float32), state.draw(), self.config.disturb)
-        target = (batch["mouth"] - self._mean) / self._std
+        mean, std = (jnp.asarray(x)[None, None, None] for x in (self._mean, self._std))
+        target = (batch["mouth"] - mean) / std
 
         def loss_of(encoder: VisemeEncoder):
             error = jnp.square(encoder.mouths(encoder(mel)) - target).mean((0, 1))

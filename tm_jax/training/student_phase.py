@@ -60,8 +60,6 @@ class StudentExperiment:
     """Weights of the VAE."""
     teacher: Path
     """Weights of the teacher; student and critic start from them."""
-    visemes: Path | None = None
-    """Weights of the viseme encoder through which the teacher hears; None is log-mel."""
     rollout: RolloutConfig = RolloutConfig()
     loss: DistillationLoss = DistillationLoss()
     warmup: int = 300
@@ -83,6 +81,8 @@ class StudentExperiment:
     critic_optim: OptimConfig = OptimConfig()
     clip: ClipConfig = ClipConfig()
     videos: EncodedConfig = EncodedConfig()
+    visemes: Path | None = None
+    """Weights of the viseme encoder through which the teacher hears; None is log-mel."""
     pairs: PairsConfig = PairsConfig()
     cache: Path = Path("cache")
     """Folder of encoded videos and of the teacher's samples."""

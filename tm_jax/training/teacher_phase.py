@@ -28,7 +28,7 @@ from tm_jax.models.front_ends import load_front_end
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_any
-from tm_jax.pretrained.weights import is_own, load_model, read_config
+from tm_jax.pretrained.weights import is_own, load_model, named_leaves, read_config
 from tm_jax.sharding import keep_sharded
 from tm_jax.training.checkpoint import saved_steps
 from tm_jax.training.flow_matching import FlowMatchingLoss, flow_matching_loss
@@ -48,8 +48,6 @@ class TeacherExperiment:
     model: DiTConfig
     vae: Path
     """The VAE whose latents the teacher learns: a weights file, or a public folder or Hub id."""
-    visemes: Path | None = None
-    """Weights of the viseme encoder through which puppets are heard; None is log-mel."""
     init_from: str | None = None
     """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; or the weights of a
     teacher of ours, of the same sizes but for its audio tokens.  None starts afresh."""
@@ -59,6 +57,8 @@ class TeacherExperiment:
     videos: EncodedConfig = EncodedConfig()
     prepared: Path | None = None
     """Folder of real clips from ``python -m tm_jax.data.prepare``; None draws and encodes puppets."""
+    visemes: Path | None = None
+    """Weights of the viseme encoder through which puppets are heard; None is log-mel."""
     cache: Path = Path("cache")
     """Folder of encoded puppets."""
     ema: float = 0.999
@@ -103,11 +103,7 @@ class TeacherPhase:
     def start(self, state: TrainState) -> TrainState:
         """The state, with the public model in the place of its zeros, read straight into their shardings."""
         if self.own is not None:
-            teacher = jax.tree.map(
-                lambda fresh, old: jax.device_put(old, fresh.sharding),
-                state.model,
-                self._with_own(state.model),
-            )
+            teacher = self._with_own(state.model)
             self.own = None
             return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
         if self.public is None:
@@ -134,11 +130,13 @@ class TeacherPhase:
 
     def _with_own(self, fresh: DiT) -> DiT:
         """The teacher of ours with the fresh, silent hearing of the model that is to be trained."""
-        old = self.own
-        old.audio_embedding = fresh.audio_embedding
-        old.blocks.audio = fresh.blocks.audio
-        old.config = fresh.config
-        return old
+        names, leaves, treedef = named_leaves(fresh)
+        old = dict(zip(*named_leaves(self.own)[:2], strict=True))
+        hears = lambda name: name.startswith(("audio_embedding.", "blocks.audio."))
+        return treedef.unflatten(
+            leaf if hears(name) else jax.device_put(old[name], leaf.sharding)
+            for name, leaf in zip(names, leaves, strict=True)
+        )
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         loss, gradients = jax.value_and_grad(flow_matching_loss)(
