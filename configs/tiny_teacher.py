@@ -18,12 +18,12 @@ MODEL = dataclasses.replace(BASE.model, audio_width=VisemeConfig().outputs)
 
 PRESET = dataclasses.replace(
     BASE,
-    loop=dataclasses.replace(BASE.loop, name="tiny_teacher", seed=1),
+    loop=dataclasses.replace(BASE.loop, name="tiny_teacher", seed=1, steps=1800, checkpoint_every=300),
     model=MODEL,
     visemes=Path("runs/tiny_visemes/weights.safetensors"),
     init_from="runs/tiny_base/weights.safetensors",
     optim=OptimConfig(
-        name="muon", lr=1.5e-3, warmup_steps=50, schedule="cosine", decay_steps=2950, lr_end=5e-5, clip=1.0
+        name="muon", lr=1.5e-3, warmup_steps=50, schedule="cosine", decay_steps=1750, lr_end=5e-5, clip=1.0
     ),
     loss=dataclasses.replace(BASE.loss, face=2.0, mouth=8.0),
 )
