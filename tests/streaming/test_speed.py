@@ -1,0 +1,28 @@
+"""The command that times the cache runs on any student and tells a ratio."""
+
+import re
+
+from tests.streaming.tiny import DIT_CONFIG, ROLLOUT, models
+from tm_jax.config import to_json
+from tm_jax.pretrained.weights import save_model
+from tm_jax.streaming.speed import Arguments, main, measure
+
+
+def test_it_times_both_on_the_same_chunk(tmp_path):
+    path = tmp_path / "student.safetensors"
+    save_model(path, models()[1], DIT_CONFIG, meta={"rollout": to_json(ROLLOUT)})
+    told = measure(Arguments(student=path, size=16, rounds=2, chunks=3))
+    assert f"{ROLLOUT.steps} steps" in told and "masked window of 3 chunks" in told
+    assert float(re.search(r"faster by +([\d.]+)", told).group(1)) > 0
+
+
+def test_a_bad_number_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["speed", "--rounds", "0"])
+    assert main() == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_missing_weights_are_one_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["speed", "--student", str(tmp_path / "nothing.safetensors")])
+    assert main() == 2
+    assert "nothing.safetensors" in capsys.readouterr().err
