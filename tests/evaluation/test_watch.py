@@ -2,14 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from tm_jax.data.puppets.__main__ import main as puppets
 from tm_jax.data.puppets.__main__ import write_clip
 from tm_jax.data.puppets.world import PuppetWorld
 from tm_jax.errors import InputError
 from tm_jax.evaluation import watch
+from tm_jax.models.visemes import VisemeConfig, VisemeEncoder
 from tm_jax.pretrained.weights import save_model
 
 
@@ -36,7 +39,8 @@ def test_a_mouth_that_opens_as_asked_is_in_sync_and_its_control_is_not(
             return late[None] if name == "opening" else None
 
     monkeypatch.setattr("tm_jax.evaluation.reader.read", lambda reader, frames: Seen())
-    arguments = watch.Arguments(given / "clip.mp4", given / "speech.json", tmp_path / "reader.safetensors")
+    weights = tmp_path / "reader.safetensors"
+    arguments = watch.Arguments(given / "clip.mp4", given / "speech.json", reader=weights)
     line = watch.watch(arguments)
     assert "+1 frames late" in line
     assert abs(float(line.split()[-1])) < 0.5 < float(line.split()[1])
@@ -48,6 +52,26 @@ def test_the_speech_has_a_sound_as_long_as_its_truth(given):
     truth = json.loads((given / "speech.json").read_text())
     with wave.open(str(given / "speech.wav")) as sound:
         assert sound.getnframes() == 640 * len(truth["opening"]) == 640 * len(truth["mode"])
+
+
+def test_a_sound_without_truth_is_compared_with_what_is_heard(given, tiny_reader, tmp_path, monkeypatch):
+    encoder = jax.jit(lambda: VisemeEncoder(VisemeConfig(width=8, outputs=4), rngs=nnx.Rngs(0)))()
+    save_model(tmp_path / "visemes.safetensors", encoder, encoder.config)
+    save_model(tmp_path / "reader.safetensors", tiny_reader, tiny_reader.config)
+    heard, mode = watch.hear(given / "speech.wav", tmp_path / "visemes.safetensors")
+    truth = json.loads((given / "speech.json").read_text())
+    assert heard.shape == mode.shape == (len(truth["opening"]),) and 0 < mode.mean() < 1
+
+    class Seen:
+        def track(self, name):
+            return np.roll(heard, 2)[None] if name == "opening" else None
+
+    monkeypatch.setattr("tm_jax.evaluation.reader.read", lambda reader, frames: Seen())
+    files = {"reader": tmp_path / "reader.safetensors", "visemes": tmp_path / "visemes.safetensors"}
+    line = watch.watch(watch.Arguments(given / "clip.mp4", audio=given / "speech.wav", **files))
+    assert "that is heard" in line and "+2 frames late" in line
+    with pytest.raises(InputError, match="one of --truth and --audio"):
+        watch.watch(watch.Arguments(given / "clip.mp4"))
 
 
 @pytest.mark.parametrize("wrong", ["video", "truth"])

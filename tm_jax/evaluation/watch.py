@@ -1,4 +1,9 @@
-"""Lip-sync of one video: python -m tm_jax.evaluation.watch --video talk.mp4 --truth speech.json."""
+"""Lip-sync of one video: python -m tm_jax.evaluation.watch --video talk.mp4 --truth speech.json
+
+Nobody knows the true opening of a recorded human's mouth.  For such a sound (``--audio speech.wav``) the
+mouth that the viseme encoder hears takes the truth's place: the figure then says whether the character
+follows what was heard, not whether it was heard rightly.
+"""
 
 import dataclasses
 import json
@@ -16,12 +21,16 @@ SHIFT = 50
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Measure how well the mouth of a drawn character follows a speech whose mouth opening is known."""
+    """Measure how well the mouth of a drawn character follows a speech."""
 
     video: Path
     """The video, at 25 frames a second."""
-    truth: Path
+    truth: Path | None = None
     """The speech's true opening, as python -m tm_jax.data.puppets --speech writes it."""
+    audio: Path | None = None
+    """Instead of the truth: the sound, from which the viseme encoder hears an opening."""
+    visemes: ShippedPath = Path(__file__).parent.parent / "weights" / "visemes.safetensors"
+    """Weights of the viseme encoder."""
     reader: ShippedPath = Path(__file__).parent.parent / "weights" / "reader.safetensors"
     """Weights of the reader."""
 
@@ -61,9 +70,40 @@ def read_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return opening, mode
 
 
+def hear(path: Path, visemes: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Opening that the viseme encoder hears, and mode by voice activity, of every frame at 25 fps.
+
+    Raises:
+        InputError: the file has no readable sound, or the weights are missing.
+    """
+    import jax.numpy as jnp
+
+    from tm_jax.data.voice_activity import VoiceActivity
+    from tm_jax.models.front_ends import load_front_end
+    from tm_jax.models.visemes import MOUTH
+    from tm_jax.streaming.video import read_audio
+
+    front_end = load_front_end(visemes)
+    sound = np.concatenate([np.zeros(0, np.float32), *read_audio(path).blocks])
+    offset = min(front_end.encoder.config.offsets)
+    place = front_end.encoder.config.offsets.index(offset)
+    padded = np.pad(sound, (0, -offset * 320))
+    mouths = np.asarray(front_end.encoder.mouths(jnp.asarray(front_end.tokens(padded)[None])))[
+        0, -offset:, place
+    ]
+    speaking = VoiceActivity().push(np.pad(sound, (0, -len(sound) % 640)))
+    count = len(speaking) // 2
+    return mouths[: 2 * count : 2, MOUTH.index("opening")], speaking[: 2 * count : 2].astype(np.int32)
+
+
 def watch(arguments: Arguments) -> str:
     """One line: lip-sync, its control and its offset."""
-    opening, mode = read_truth(arguments.truth)
+    if (arguments.truth is None) == (arguments.audio is None):
+        raise InputError("Give one of --truth and --audio: what the mouth is compared with.")
+    if arguments.truth is None:
+        opening, mode = hear(arguments.audio, arguments.visemes)
+    else:
+        opening, mode = read_truth(arguments.truth)
     frames = read_frames(arguments.video)
     # Importing JAX takes seconds: a wrong file is answered before.
     from tm_jax.evaluation.lip_sync import lip_sync
@@ -78,8 +118,9 @@ def watch(arguments: Arguments) -> str:
     sync = lip_sync(seen, opening, mode)
     speaking = mode[0] == 1
     turned = pearson(seen[0, speaking], np.roll(opening[0, speaking], SHIFT))
+    told = "lip-sync" if arguments.audio is None else "correlation with the opening that is heard"
     return (
-        f"lip-sync {sync.correlation.mean:.2f} over {int(mode.sum())} speaking frames, "
+        f"{told} {sync.correlation.mean:.2f} over {int(mode.sum())} speaking frames, "
         f"{sync.offset:+.0f} frames late; against what was said 2 s before {turned:.2f}"
     )
 
