@@ -14,7 +14,7 @@ from tm_jax.training.ode_pairs import PairsConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.student_phase import StudentExperiment
 
-GUIDANCE = Guidance(audio=1.5)
+GUIDANCE = Guidance(audio=2.0)
 OPTIM = OptimConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0)
 STUDENT = OptimConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
 
@@ -25,7 +25,7 @@ PRESET = StudentExperiment(
     visemes=Path("runs/tiny_visemes/weights.safetensors"),
     teacher=Path("runs/tiny_teacher/weights.safetensors"),
     rollout=RolloutConfig(chunk=CLIP.chunk, steps=2, schedule=SCHEDULE),
-    loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE),
+    loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE, face=2.0, mouth=6.0),
     warmup=200,
     critic_per_student=3,
     long_chunks=10,
@@ -34,5 +34,5 @@ PRESET = StudentExperiment(
     critic_optim=OPTIM,
     clip=CLIP,
     videos=VIDEOS,
-    pairs=PairsConfig(count=400, sampler=SamplerConfig(steps=12, schedule=SCHEDULE, guidance=GUIDANCE)),
+    pairs=PairsConfig(count=160, sampler=SamplerConfig(steps=12, schedule=SCHEDULE, guidance=GUIDANCE)),
 )

@@ -1,5 +1,6 @@
 """Distillation: the losses' gradients, what each update touches, and the long variant."""
 
+import dataclasses
 from pathlib import Path
 
 import chex
@@ -63,8 +64,12 @@ def test_gradient_of_the_matching_loss_is_the_score_gap(getkey, batch):
     gap = jax.jit(score_gap, static_argnames="terms")(
         estimate, teacher, critic, conditioning, key, terms=terms
     )
-    gradient = jax.grad(distribution_matching_loss)(estimate, gap)
+    gradient = jax.grad(distribution_matching_loss)(estimate, gap, conditioning, terms)
     np.testing.assert_allclose(gradient * estimate.size, gap, rtol=2e-4, atol=1e-6)
+    weighed = dataclasses.replace(terms, face=2.0)
+    gradient = jax.grad(distribution_matching_loss)(estimate, gap, conditioning, weighed)
+    face = conditioning.face_mask[:, None, :, :, None]
+    np.testing.assert_allclose(gradient * estimate.size, (1 + face) * gap, rtol=2e-4, atol=1e-6)
 
     level_key, noise_key = jax.random.split(key)
     sigma = terms.level(level_key, len(estimate))

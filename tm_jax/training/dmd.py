@@ -16,6 +16,7 @@ from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, guided_velocity
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import Bidirectional, SparseCausal
+from tm_jax.training.flow_matching import cell_weight
 from tm_jax.types import Conditioning, Latents
 
 
@@ -33,10 +34,18 @@ class DistillationLoss:
     """Shift of the level τ at which the scores are compared."""
     lowest: float = 0.02
     """τ is clamped to [lowest, 1 − lowest]."""
+    face: float = 1.0
+    """Weight of latent cells inside the face mask, in every term; cells outside weigh 1."""
+    mouth: float | None = None
+    """Weight of the cells where the mouth is; None for the face's."""
 
     def level(self, key: PRNGKeyArray, batch: int) -> Float[Array, " {batch}"]:
         """A fresh τ for each clip."""
         return jnp.clip(self.schedule.sample(key, batch), self.lowest, 1 - self.lowest)
+
+    def weigh(self, error: Latents, conditioning: Conditioning) -> Float[Array, ""]:
+        """Mean of the squared error, each cell by its weight."""
+        return jnp.mean(cell_weight(conditioning.face_mask, self.face, self.mouth) * jnp.square(error))
 
 
 def score_gap(
@@ -62,10 +71,12 @@ def score_gap(
     return jnp.nan_to_num((fake - real) / distance, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def distribution_matching_loss(estimate: Latents, gap: Latents) -> Float[Array, ""]:
-    """½ mean ‖x̂ − stop(x̂ − g)‖², whose gradient with respect to x̂ is g divided by its size."""
+def distribution_matching_loss(
+    estimate: Latents, gap: Latents, conditioning: Conditioning, terms: DistillationLoss
+) -> Float[Array, ""]:
+    """½ mean w‖x̂ − stop(x̂ − g)‖², whose gradient with respect to x̂ is w g divided by its size."""
     target = jax.lax.stop_gradient(estimate - gap)
-    return 0.5 * jnp.mean(jnp.square(estimate - target))
+    return 0.5 * terms.weigh(estimate - target, conditioning)
 
 
 def critic_loss(
@@ -77,7 +88,7 @@ def critic_loss(
     sigma = terms.level(level_key, estimate.shape[0])
     noise = jax.random.normal(noise_key, estimate.shape, estimate.dtype)
     predicted = critic(add_noise(estimate, noise, sigma), sigma, conditioning, pattern=Bidirectional())
-    return jnp.mean(jnp.square(predicted - velocity(estimate, noise)))
+    return terms.weigh(predicted - velocity(estimate, noise), conditioning)
 
 
 def regression_loss(
@@ -86,6 +97,7 @@ def regression_loss(
     pair: tuple[Latents, Latents, Conditioning],
     real: tuple[Latents, Conditioning],
     key: PRNGKeyArray,
+    terms: DistillationLoss,
 ) -> Float[Array, ""]:
     """Velocity error of the student at each of its noise levels, under its own mask.
 
@@ -99,10 +111,10 @@ def regression_loss(
     pattern = SparseCausal(rollout.chunk)
     level = jnp.ones(noise.shape[:1], jnp.float32)
     predicted = student(noise, level, pair_conditioning, pattern=pattern)
-    loss = jnp.mean(jnp.square(predicted - velocity(sampled, noise)))
+    loss = terms.weigh(predicted - velocity(sampled, noise), pair_conditioning)
     for step, sigma in enumerate(rollout.sigmas[1:]):
         level = jnp.full(clean.shape[:1], sigma, jnp.float32)
         fresh = jax.random.normal(jax.random.fold_in(key, step), clean.shape, clean.dtype)
         predicted = student(add_noise(clean, fresh, level), level, real_conditioning, pattern=pattern)
-        loss += jnp.mean(jnp.square(predicted - velocity(clean, fresh)))
+        loss += terms.weigh(predicted - velocity(clean, fresh), real_conditioning)
     return loss / rollout.steps

@@ -191,6 +191,7 @@ class StudentPhase:
             (pair["noise"], pair["clean"], Conditioning(**pair["conditioning"])),
             (clip["latents"], Conditioning(**clip["conditioning"])),
             key,
+            self.config.loss,
         )
 
     def _warmup_update(self, state: DistillationState, batch: dict):
@@ -241,7 +242,7 @@ class StudentPhase:
                     keys[1],
                     config.loss,
                 )
-                matching = distribution_matching_loss(clean, jax.lax.stop_gradient(gap))
+                matching = distribution_matching_loss(clean, gap, conditioning, config.loss)
                 regression = self._regression(student, batch, keys[2])
                 metrics = {"dmd_loss": matching, "regression_loss": regression}
                 return config.loss.dmd * matching + config.loss.regression * regression, metrics
