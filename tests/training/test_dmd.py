@@ -117,6 +117,13 @@ def test_each_step_touches_only_what_it_trains(phase, batch, getkey):
     assert (phase.config.loop.folder / "warmup.safetensors").exists()
 
 
+def test_every_kind_of_update_is_traced_once_and_by_itself(phase, batch, getkey):
+    state = jax.jit(phase.init)(getkey())
+    assert len(phase._generate) == 6
+    for update in phase._generate.values():
+        update.lower(state, phase.teacher, batch)
+
+
 @pytest.mark.parametrize("exit_step", [0, 1])
 def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, getkey, exit_step):
     """Denoised again all at once, the end of a long stream equals what streaming made of it."""

@@ -251,6 +251,8 @@ class StudentPhase:
             student = state.student.apply(gradients, self.tx, config.ema)
             return state.replace(student=student), metrics
 
+        # Chex counts the traces of a function by its name.
+        update.__name__ = f"update_{start}_{exit_step}"
         return update
 
     def _masked_estimate(self, conditioning: Conditioning, sigma: float, places=None, context=None):
