@@ -19,7 +19,7 @@ OPTIM = OptimConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0)
 STUDENT = OptimConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
 
 PRESET = StudentExperiment(
-    loop=LoopConfig(name="tiny_student", steps=900, batch_size=4, checkpoint_every=150, preview_every=300),
+    loop=LoopConfig(name="tiny_student", steps=600, batch_size=4, checkpoint_every=150, preview_every=300),
     model=MODEL,
     vae=Path("runs/tiny_vae/weights.safetensors"),
     visemes=Path("runs/tiny_visemes/weights.safetensors"),
