@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tm_jax.evaluation import drift as module
-from tm_jax.evaluation.drift import DriftMeter, drift, flatness
+from tm_jax.evaluation.drift import DriftMeter, by_minute, drift, flatness
 from tm_jax.evaluation.reader import TRACKS, Reading
 
 
@@ -100,3 +100,8 @@ def test_flatness_of_time_and_memory():
     times = np.where(stamps < 5, 9.0, 0.2)
     assert flatness(times, stamps) == 1
     assert flatness(times * np.linspace(1, 1.5, 1250), stamps) > 1.3
+
+
+def test_minutes_hold_the_chunks_that_end_in_them():
+    stamps = np.array([20.0, 60.0, 61.0, 90.0, 120.0, 130.0])
+    assert by_minute(np.array([1.0, 3.0, 5.0, 7.0, 9.0, 4.0]), stamps) == [2.0, 7.0, 4.0]

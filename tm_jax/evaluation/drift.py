@@ -150,6 +150,14 @@ def drift(minutes: list[Minute]) -> Drift:
     )
 
 
+def by_minute(
+    values: Float[np.ndarray, " chunks"], stamps: Float[np.ndarray, " chunks"], seconds: float = 60.0
+) -> list[float]:
+    """Median over the chunks of each minute, a chunk belonging to the minute in which it ends."""
+    minute = np.maximum(np.ceil(np.asarray(stamps) / seconds).astype(int) - 1, 0)
+    return [float(np.median(np.asarray(values)[minute == index])) for index in np.unique(minute)]
+
+
 def flatness(
     values: Float[np.ndarray, " chunks"], stamps: Float[np.ndarray, " chunks"], seconds: float = 60.0
 ) -> float:

@@ -19,7 +19,7 @@ from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, SamplerConfig
 from tm_jax.evaluation import comparison, oracle, pictures
 from tm_jax.evaluation.comparison import Asked
-from tm_jax.evaluation.drift import drift, flatness
+from tm_jax.evaluation.drift import by_minute, drift, flatness
 from tm_jax.evaluation.generators import (
     Encoder,
     Generator,
@@ -315,7 +315,14 @@ def drift_report(arguments, systems: Systems, out: Path) -> tuple[list[Figure], 
         figures += _flatness_figures(style, report)
     pictures.minutes(out / "minutes.png", {style: report.minutes for style, report in reports.items()})
     details = {style: [dataclasses.asdict(m) for m in report.minutes] for style, report in reports.items()}
-    return figures, {"minutes": details}
+    costs = {
+        style: {
+            "chunk_seconds": by_minute(report.chunk_seconds, report.stamps),
+            "resident_mib": [resident / 2**20 for resident in by_minute(report.chunk_memory, report.stamps)],
+        }
+        for style, report in reports.items()
+    }
+    return figures, {"minutes": details, "costs": costs}
 
 
 def _flatness_figures(style: str, report: StreamReport) -> list[Figure]:
