@@ -5,6 +5,7 @@ commit, command, date and what the caller adds).
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -40,16 +41,29 @@ def named_leaves(tree: Any) -> tuple[list[str], list[Any], Any]:
     return names, [leaf for _, leaf in paths], treedef
 
 
+@functools.cache
+def _commit() -> str:
+    """The repository's commit, asked once: files that this process has written meanwhile don't count."""
+    try:
+        command = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--dirty",
+            "--exclude",
+            "*",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
 def origin() -> dict[str, str]:
     """Where a file comes from: the repository's commit, the command that runs now, and the date (UTC)."""
-    try:
-        here = Path(__file__).parent
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
     return {
-        "commit": commit,
+        "commit": _commit(),
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
