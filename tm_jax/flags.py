@@ -23,6 +23,8 @@ from tm_jax.errors import InputError
 
 _Config = TypeVar("_Config")
 
+WEIGHTS = Path(__file__).parent / "weights"
+"""Folder of the shipped weights."""
 ShippedPath = typing.Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: the shipped weights)")]
 """A path whose default is inside of the package, which --help need not spell out."""
 

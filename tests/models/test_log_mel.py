@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.models.front_end_cases import push_in_pieces
 from tm_jax.models.log_mel import AudioFrontEnd, LogMel, LogMelConfig
 
 
@@ -28,14 +29,11 @@ def test_token_count_rounds_up(samples, tokens):
 @pytest.mark.parametrize("longest", [1, 7, 320, 641, 5000])
 def test_streaming_gives_the_same_bits(rng, longest):
     front, audio = LogMel(), voice(rng, 320 * {1: 10, 7: 40}.get(longest, 2100))
-    whole, state, parts, at = front.tokens(audio), front.start(), [], 0
-    while at < len(audio):
-        step = int(rng.integers(0, longest + 1))
-        tokens, state = front.push(state, audio[at : at + step])
+    parts = []
+    for tokens, state in push_in_pieces(front, audio, longest, rng):
         parts.append(tokens)
-        at += step
         assert len(state) < 240 + 320
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(np.concatenate(parts), front.tokens(audio))
 
 
 def test_token_hears_no_sample_past_its_end(rng):

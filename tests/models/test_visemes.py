@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.front_end_cases import push_in_pieces
 from tm_jax.models.front_ends import load_front_end, own_front_end
 from tm_jax.models.log_mel import AudioFrontEnd, LogMel
 from tm_jax.models.visemes import VisemeConfig, VisemeEncoder, VisemeFrontEnd
@@ -31,14 +32,11 @@ def test_it_is_a_front_end(front_end):
 @pytest.mark.parametrize("longest", [3, 400, 20_000])
 def test_streaming_gives_the_same_tokens(front_end, rng, longest):
     audio = 0.1 * rng.standard_normal(320 * {3: 4}.get(longest, 100)).astype(np.float32)
-    whole, state, parts, at = front_end.tokens(audio), front_end.start(), [], 0
-    while at < len(audio):
-        step = int(rng.integers(0, longest + 1))
-        tokens, state = front_end.push(state, audio[at : at + step])
+    parts = []
+    for tokens, state in push_in_pieces(front_end, audio, longest, rng):
         parts.append(tokens)
-        at += step
         assert len(state.mel) == CONFIG.past
-    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.concatenate(parts), front_end.tokens(audio), rtol=0, atol=2e-6)
 
 
 def test_a_token_hears_its_own_past_and_nothing_else(front_end, rng):

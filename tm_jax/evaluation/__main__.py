@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tm_jax.errors import InputError
-from tm_jax.flags import ShippedPath, parse
-
-_WEIGHTS = Path(__file__).parent.parent / "weights"
+from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +23,17 @@ class Arguments:
     """Length of each long stream (drift)."""
     out: Path = Path("out/evaluation")
     """Directory for report.json, report.txt and the pictures."""
-    vae: ShippedPath = _WEIGHTS / "vae.safetensors"
+    vae: ShippedPath = WEIGHTS / "vae.safetensors"
     """Weights of the VAE."""
-    reader: ShippedPath = _WEIGHTS / "reader.safetensors"
+    reader: ShippedPath = WEIGHTS / "reader.safetensors"
     """Weights of the reader."""
-    visemes: ShippedPath = _WEIGHTS / "visemes.safetensors"
+    visemes: ShippedPath = WEIGHTS / "visemes.safetensors"
     """Weights of the viseme encoder, for models that listen through it."""
     teacher: Path = Path("runs/tiny_teacher/weights.safetensors")
     """Weights of the teacher, which is also the untrained baseline; left out if the file does not exist."""
     warmup: Path = Path("runs/tiny_student/warmup.safetensors")
     """Weights of the student after the warm-up alone; left out if the file does not exist."""
-    student: ShippedPath = _WEIGHTS / "student.safetensors"
+    student: ShippedPath = WEIGHTS / "student.safetensors"
     """Weights of the student."""
     shift: float = 3.0
     """Timestep shift of the noise levels of the teacher, and of a student whose file does not say."""

@@ -8,7 +8,6 @@ evaluation rests on these numbers, so that lip-sync cannot be faked by whatever 
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import flax.struct
 import jax
@@ -19,7 +18,6 @@ from jaxtyping import Array, Float, Shaped
 
 from tm_jax.types import InputError
 
-WEIGHTS = Path(__file__).parent.parent / "weights" / "tiny_reader.safetensors"
 TRACKS = ("opening", "width", "eyes", "gaze_x", "gaze_y", "x", "y", "angle", "yaw", "pitch")
 """Opening 0 … 1, width −1 … 1, eyes 0 shut … 1 open, gaze −1 … 1, place of the head in half pictures, its
 angle in radians, its turn −1 … 1."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tm_jax.errors import InputError
-from tm_jax.flags import ShippedPath, parse
+from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
 SHIFT = 50
 """Speaking frames by which the control's truth is turned: two seconds."""
@@ -29,9 +29,9 @@ class Arguments:
     """The speech's true opening, as python -m tm_jax.data.puppets --speech writes it."""
     audio: Path | None = None
     """Instead of the truth: the sound, from which the viseme encoder hears an opening."""
-    visemes: ShippedPath = Path(__file__).parent.parent / "weights" / "visemes.safetensors"
+    visemes: ShippedPath = WEIGHTS / "visemes.safetensors"
     """Weights of the viseme encoder."""
-    reader: ShippedPath = Path(__file__).parent.parent / "weights" / "reader.safetensors"
+    reader: ShippedPath = WEIGHTS / "reader.safetensors"
     """Weights of the reader."""
 
 
@@ -80,30 +80,28 @@ def hear(path: Path, visemes: Path) -> tuple[np.ndarray, np.ndarray]:
 
     from tm_jax.data.voice_activity import VoiceActivity
     from tm_jax.models.front_ends import load_front_end
+    from tm_jax.models.log_mel import SAMPLES_PER_TOKEN
     from tm_jax.models.visemes import MOUTH
     from tm_jax.streaming.video import read_audio
 
     front_end = load_front_end(visemes)
     sound = np.concatenate([np.zeros(0, np.float32), *read_audio(path).blocks])
-    offset = min(front_end.encoder.config.offsets)
-    place = front_end.encoder.config.offsets.index(offset)
-    padded = np.pad(sound, (0, -offset * 320))
-    mouths = np.asarray(front_end.encoder.mouths(jnp.asarray(front_end.tokens(padded)[None])))[
-        0, -offset:, place
-    ]
-    speaking = VoiceActivity().push(np.pad(sound, (0, -len(sound) % 640)))
-    count = len(speaking) // 2
-    return mouths[: 2 * count : 2, MOUTH.index("opening")], speaking[: 2 * count : 2].astype(np.int32)
+    # The moment that the encoder tells last, having heard the most of what follows it.
+    offsets = front_end.encoder.config.offsets
+    late = -min(offsets)
+    tokens = front_end.tokens(np.pad(sound, (0, late * SAMPLES_PER_TOKEN)))
+    mouths = front_end.encoder.mouths(jnp.asarray(tokens[None]))
+    opening = np.asarray(mouths)[0, late:, offsets.index(-late), MOUTH.index("opening")]
+    speaking = VoiceActivity().push(np.pad(sound, (0, -len(sound) % (2 * SAMPLES_PER_TOKEN))))
+    frames = slice(0, len(speaking), 2)
+    return opening[frames], speaking[frames].astype(np.int32)
 
 
 def watch(arguments: Arguments) -> str:
     """One line: lip-sync, its control and its offset."""
     if (arguments.truth is None) == (arguments.audio is None):
         raise InputError("Give one of --truth and --audio: what the mouth is compared with.")
-    if arguments.truth is None:
-        opening, mode = hear(arguments.audio, arguments.visemes)
-    else:
-        opening, mode = read_truth(arguments.truth)
+    told = None if arguments.truth is None else read_truth(arguments.truth)
     frames = read_frames(arguments.video)
     # Importing JAX takes seconds: a wrong file is answered before.
     from tm_jax.evaluation.lip_sync import lip_sync
@@ -111,6 +109,7 @@ def watch(arguments: Arguments) -> str:
     from tm_jax.evaluation.statistics import pearson
     from tm_jax.pretrained.weights import load_model
 
+    opening, mode = told or hear(arguments.audio, arguments.visemes)
     count = min(len(frames), len(opening))
     reader = load_model(arguments.reader, Reader, ReaderConfig)
     seen = read(reader, frames[None, :count]).track("opening")
@@ -118,9 +117,9 @@ def watch(arguments: Arguments) -> str:
     sync = lip_sync(seen, opening, mode)
     speaking = mode[0] == 1
     turned = pearson(seen[0, speaking], np.roll(opening[0, speaking], SHIFT))
-    told = "lip-sync" if arguments.audio is None else "correlation with the opening that is heard"
+    figure = "lip-sync" if told else "correlation with the opening that is heard"
     return (
-        f"{told} {sync.correlation.mean:.2f} over {int(mode.sum())} speaking frames, "
+        f"{figure} {sync.correlation.mean:.2f} over {int(mode.sum())} speaking frames, "
         f"{sync.offset:+.0f} frames late; against what was said 2 s before {turned:.2f}"
     )
 

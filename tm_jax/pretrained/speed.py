@@ -9,7 +9,6 @@ use: ``taskset -c 0,1 python -m tm_jax.pretrained measure-speed`` compares on tw
 import dataclasses
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.names import load
 from tm_jax.pretrained.wan_dit import DIFFUSERS
 from tm_jax.pretrained.wan_vae import wan_vae_names
+from tm_jax.timing import in_turn
 from tm_jax.types import Conditioning, InputError
 
 _PAUSE = 0.5
@@ -109,21 +109,6 @@ def _filled(model_class: type[nnx.Module], config: Any, theirs: Any, names: Any)
     return load(abstract, {key: value.numpy() for key, value in theirs.state_dict().items()}, names)
 
 
-def _in_turn(calls: tuple[Callable[[], Any], ...], repeats: int, blocks: int) -> tuple[float, ...]:
-    """Median seconds of each call; each is called once before."""
-    seconds: tuple[list[float], ...] = tuple([] for _ in calls)
-    for call in calls:
-        call()
-    for _ in range(blocks):
-        for call, taken in zip(calls, seconds, strict=True):
-            time.sleep(_PAUSE)
-            for _ in range(repeats):
-                start = time.perf_counter()
-                call()
-                taken.append(time.perf_counter() - start)
-    return tuple(statistics.median(taken) for taken in seconds)
-
-
 def _compared(
     name: str, ours: Callable, model: nnx.Module, theirs: Callable, inputs: tuple, repeats: int, blocks: int
 ) -> Figure:
@@ -135,11 +120,11 @@ def _compared(
     tensors = tuple(torch.from_numpy(np.ascontiguousarray(first(value))) for value in inputs)
     with torch.inference_mode():
         run = lambda: jax.block_until_ready(compiled(model, *arrays))
-        seconds = _in_turn((run, lambda: theirs(*tensors)), repeats, blocks)
+        taken = in_turn((run, lambda: theirs(*tensors)), blocks=blocks, repeats=repeats, pause=_PAUSE)
         result = np.asarray(run(), np.float64)
         reference = theirs(*tensors).permute(0, 2, 3, 4, 1).numpy()
     error = np.linalg.norm(result - reference) / np.linalg.norm(reference)
-    return Figure(name, inputs[0].shape, *seconds, error=float(error))
+    return Figure(name, inputs[0].shape, *map(statistics.median, taken), error=float(error))
 
 
 def _vae_figures(size: Size, rng: np.random.Generator, repeats: int, blocks: int) -> list[Figure]:

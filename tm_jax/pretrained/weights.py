@@ -45,17 +45,8 @@ def named_leaves(tree: Any) -> tuple[list[str], list[Any], Any]:
 def _commit() -> str:
     """The repository's commit, asked once: files that this process has written meanwhile don't count."""
     try:
-        command = [
-            "git",
-            "-C",
-            str(Path(__file__).parent),
-            "describe",
-            "--always",
-            "--dirty",
-            "--exclude",
-            "*",
-        ]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+        command, here = ["git", "describe", "--always", "--dirty", "--exclude", "*"], Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

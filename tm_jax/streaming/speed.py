@@ -6,21 +6,17 @@ conditions in the same number of steps, in turn, and the table ends with their r
 """
 
 import dataclasses
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 from tm_jax.errors import InputError
-from tm_jax.flags import ShippedPath, parse
+from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Time the DiT stage of a chunk with its cache and by the masked window, in turn."""
 
-    student: ShippedPath = Path(__file__).parent.parent / "weights" / "student.safetensors"
+    student: ShippedPath = WEIGHTS / "student.safetensors"
     """Weights of the student; its file says with which steps and chunks it streams."""
     chunks: int = 7
     """Chunks of the masked window."""
@@ -52,6 +48,7 @@ def measure(arguments: Arguments) -> str:
     )
     from tm_jax.models.dit import DiT, DiTConfig
     from tm_jax.pretrained.weights import load_model, read_header
+    from tm_jax.timing import in_turn
     from tm_jax.types import Conditioning
 
     student = load_model(arguments.student, DiT, DiTConfig)
@@ -82,25 +79,18 @@ def measure(arguments: Arguments) -> str:
         _, state = step(student, rollout, reference, state, chunk_noise, here)
     frames = chunk * arguments.chunks
     whole, whole_noise = conditions(frames), noise(frames)
-    contenders: dict[str, Callable] = {
-        "with its cache": lambda: step(student, rollout, reference, state, chunk_noise, here)[0],
-        f"masked window of {arguments.chunks} chunks": lambda: window(student, whole, whole_noise),
-    }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for run in contenders.values():
-        jax.block_until_ready(run())
-    for _ in range(arguments.rounds):
-        for name, run in contenders.items():
-            started = time.perf_counter()
-            jax.block_until_ready(run())
-            times[name].append(1e3 * (time.perf_counter() - started))
+    cached = lambda: step(student, rollout, reference, state, chunk_noise, here)[0]
+    masked = lambda: window(student, whole, whole_noise)
+    calls = [lambda run=run: jax.block_until_ready(run()) for run in (cached, masked)]
+    taken = 1e3 * np.array(in_turn(calls, blocks=arguments.rounds))
+    medians = np.median(taken, axis=1)
+    names = ("with its cache", f"masked window of {arguments.chunks} chunks")
     lines = [
-        f"{name:<28}{statistics.median(each):8.1f} ms  p95 {np.percentile(each, 95):8.1f} ms"
-        for name, each in times.items()
+        f"{name:<28}{median:8.1f} ms  p95 {slow:8.1f} ms"
+        for name, median, slow in zip(names, medians, np.percentile(taken, 95, axis=1), strict=True)
     ]
-    cached, masked = (statistics.median(each) for each in times.values())
     about = f"one chunk of {chunk} latents of {side}×{side}, {rollout.steps} steps, {jax.devices()[0]}"
-    return "\n".join([about, *lines, f"the cache is faster by        {masked / cached:.2f}"])
+    return "\n".join([about, *lines, f"the cache is faster by        {medians[1] / medians[0]:.2f}"])
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, guided_velocity
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import Bidirectional, SparseCausal
-from tm_jax.training.flow_matching import cell_weight
+from tm_jax.training.flow_matching import weighted_mean_square
 from tm_jax.types import Conditioning, Latents
 
 
@@ -45,7 +45,7 @@ class DistillationLoss:
 
     def weigh(self, error: Latents, conditioning: Conditioning) -> Float[Array, ""]:
         """Mean of the squared error, each cell by its weight."""
-        return jnp.mean(cell_weight(conditioning.face_mask, self.face, self.mouth) * jnp.square(error))
+        return weighted_mean_square(error, conditioning.face_mask, self.face, self.mouth)
 
 
 def score_gap(

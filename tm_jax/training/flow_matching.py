@@ -63,6 +63,13 @@ def cell_weight(
     return weight[:, None, :, :, None]
 
 
+def weighted_mean_square(
+    error: Latents, face_mask: Float[Array, "b h w"], face: float, mouth: float | None = None
+) -> Float[Array, ""]:
+    """Mean of the squared error, each cell by its ``cell_weight``."""
+    return jnp.mean(cell_weight(face_mask, face, mouth) * jnp.square(error))
+
+
 def flow_matching_loss(
     model: DiT,
     clean: Latents,
@@ -79,4 +86,4 @@ def flow_matching_loss(
     conditioning = drop_conditions(conditioning, drop_key, audio=terms.drop_audio, text=terms.drop_text)
     predicted = model(add_noise(clean, noise, sigma), sigma, conditioning, pattern=pattern)
     error = predicted.astype(jnp.float32) - velocity(clean, noise)
-    return jnp.mean(cell_weight(conditioning.face_mask, terms.face, terms.mouth) * jnp.square(error))
+    return weighted_mean_square(error, conditioning.face_mask, terms.face, terms.mouth)
