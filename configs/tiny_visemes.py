@@ -7,18 +7,24 @@ from tm_jax.training.hearing import VisemeExperiment
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
 
-STEPS = 5000
+STEPS = 4000
 
 PRESET = VisemeExperiment(
     loop=LoopConfig(
         name="tiny_visemes",
         steps=STEPS,
-        batch_size=32,
+        batch_size=16,
         preview_every=500,
         checkpoint_every=500,
         log_every=50,
     ),
     optim=OptimConfig(
-        lr=2e-3, warmup_steps=100, schedule="cosine", decay_steps=STEPS - 100, clip=1.0, weight_decay=1e-2
+        name="muon",
+        lr=2e-3,
+        warmup_steps=100,
+        schedule="cosine",
+        decay_steps=STEPS - 100,
+        clip=1.0,
+        weight_decay=1e-2,
     ),
 )

@@ -61,7 +61,9 @@ def both(rng, seed) -> Both:
     noise, _, conditioning = inputs(config, rng, batch=BATCH, frames=FRAMES, height=2, width=4)
     side = vae.config.spatial_stride
     picture = jnp.asarray(rng.uniform(-1, 1, (BATCH, 2 * side, 4 * side, 3)), jnp.float32)
-    condition = vae_cases.jit(lambda vae, picture: with_mask(reference_latents(vae, picture, FRAMES)))
+    condition = vae_cases.jit(
+        lambda vae, picture: with_mask(reference_latents(vae, picture, FRAMES, still=False))
+    )
     conditioning = conditioning.replace(condition=condition(vae, picture))
     negative = jnp.asarray(rng.normal(size=conditioning.text_tokens.shape), jnp.float32)
     return Both(vae, model, pipeline, picture, noise, conditioning, negative)

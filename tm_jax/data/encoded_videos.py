@@ -22,6 +22,7 @@ from tm_jax.data.latent_clips import EncodedVideo
 from tm_jax.data.pixels import to_signed
 from tm_jax.data.puppets.world import Clip, PuppetWorld
 from tm_jax.diffusion.conditions import face_mask, reference_latents
+from tm_jax.models.dit import DiTConfig
 from tm_jax.models.log_mel import AudioFrontEnd
 from tm_jax.models.vae import VAE
 
@@ -45,6 +46,21 @@ class EncodedConfig:
     """Height and width in pixels."""
     reference_frames: int = 21
     """Latent frames of the reference condition: the trained range."""
+    still_condition: bool = False
+    """What follows the picture in the condition, as ``DiTConfig.still_condition`` says."""
+
+
+def check_condition(model: DiTConfig, videos: EncodedConfig) -> None:
+    """The videos bring the condition that the model reads.
+
+    Raises:
+        ValueError: one has the picture held still, the other mid-grey.
+    """
+    if model.still_condition != videos.still_condition:
+        raise ValueError(
+            f"still_condition is {model.still_condition} in model and {videos.still_condition} in videos: "
+            "give both the same"
+        )
 
 
 def latent_mode(mode: np.ndarray, stride: int) -> np.ndarray:
@@ -56,10 +72,12 @@ def latent_mode(mode: np.ndarray, stride: int) -> np.ndarray:
 class VideoEncoder:
     """Encodes whole clips with one VAE and one audio front end; compiled once per clip length."""
 
-    def __init__(self, vae: VAE, front_end: AudioFrontEnd, reference_frames: int):
+    def __init__(self, vae: VAE, front_end: AudioFrontEnd, reference_frames: int, *, still: bool):
         self.vae, self.front_end = vae, front_end
         self._encode = jax.jit(lambda vae, video: vae.encode(video))
-        self._reference = jax.jit(lambda vae, picture: reference_latents(vae, picture, reference_frames))
+        self._reference = jax.jit(
+            lambda vae, picture: reference_latents(vae, picture, reference_frames, still=still)
+        )
 
     def __call__(self, clip: Clip) -> EncodedVideo:
         """The encoded clip; latents as float16."""
@@ -125,7 +143,7 @@ def encoded_videos(
     folder = folder / f"{config.split}-{videos_digest(vae, config)}"
     folder.mkdir(parents=True, exist_ok=True)
     world = PuppetWorld(seed=config.seed, split=config.split, size=config.size)
-    encoder = VideoEncoder(vae, front_end, config.reference_frames)
+    encoder = VideoEncoder(vae, front_end, config.reference_frames, still=config.still_condition)
     videos: list[EncodedVideo] = []
     with (
         tqdm(total=config.count, desc=f"encoding {config.split} videos", unit="video") as bar,

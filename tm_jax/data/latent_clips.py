@@ -53,7 +53,7 @@ class EncodedVideo:
 
     latents: Float[np.ndarray, "f h w c"]
     reference: Float[np.ndarray, "trained_f h w c"]
-    """VAE latents of the reference picture followed by mid-grey."""
+    """VAE latents of the reference picture followed by mid-grey, or by the picture held still."""
     audio_tokens: Float[np.ndarray, "l d"]
     mode: Int[np.ndarray, " f"]
     face_mask: Float[np.ndarray, "h w"]

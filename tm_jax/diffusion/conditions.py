@@ -1,7 +1,8 @@
 """What the transformer is told about the reference picture and the place of audio.
 
 Wan's image-to-video condition: the reference frame followed by mid-grey (zeros in [−1, 1]), through
-the VAE, with a mask of four channels that is one where pixels are given.  It follows RoPE position
+the VAE, with a mask of four channels that is one where pixels are given.  A small model may be given the
+picture itself, held still, in the place of grey (``DiTConfig.still_condition``).  It follows RoPE position
 and not time, so a stream computes it once per reference for the trained range of frames.
 """
 
@@ -16,27 +17,29 @@ from tm_jax.types import Latents
 Picture = Float[Array, "b y x 3"]
 
 
-def reference_latents(vae: VAE, picture: Picture, latent_frames: int, *, stepwise: bool = False) -> Latents:
+def reference_latents(
+    vae: VAE, picture: Picture, latent_frames: int, *, still: bool, stepwise: bool = False
+) -> Latents:
     """VAE latents of the reference frame followed by mid-grey, [b f h w c].
 
     Args:
+        still: the reference frame held still follows, and not mid-grey.
         stepwise: encode one latent after the other, in the memory of one: the same but for rounding.
     """
-    batch, height, width, _ = picture.shape
+    rest = picture[:, None] if still else jnp.zeros_like(picture)[:, None]
+    stride = vae.config.temporal_stride
     if stepwise:
-        grey = jnp.zeros((batch, vae.config.temporal_stride, height, width, 3), picture.dtype)
+        rest = jnp.repeat(rest, stride, axis=1)
         first, state = vae.encode_step(picture[:, None], None, first=True)
 
         def step(state, _):
-            latent, state = vae.encode_step(grey, state, first=False)
+            latent, state = vae.encode_step(rest, state, first=False)
             return state, latent[:, 0]
 
         _, later = jax.lax.scan(step, state, length=latent_frames - 1)
         return jnp.concatenate([first, jnp.moveaxis(later, 0, 1)], axis=1)
-    grey = jnp.zeros(
-        (batch, vae.config.temporal_stride * (latent_frames - 1), height, width, 3), picture.dtype
-    )
-    return vae.encode(jnp.concatenate([picture[:, None], grey], axis=1))
+    rest = jnp.repeat(rest, stride * (latent_frames - 1), axis=1)
+    return vae.encode(jnp.concatenate([picture[:, None], rest], axis=1))
 
 
 def with_mask(latents: Latents) -> Float[Array, "b f h w mask_and_c"]:

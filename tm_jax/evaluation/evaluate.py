@@ -38,7 +38,7 @@ from tm_jax.evaluation.statistics import pearson
 from tm_jax.evaluation.streams import StreamReport, run_stream, vae_identity_error
 from tm_jax.models.dit import DiT, DiTConfig
 from tm_jax.models.front_ends import own_front_end
-from tm_jax.models.log_mel import AudioFrontEnd, LogMel
+from tm_jax.models.log_mel import LogMel
 from tm_jax.models.vae import VAE, VAEConfig
 from tm_jax.pretrained.weights import load_model, read_config, read_header
 from tm_jax.types import InputError
@@ -67,7 +67,7 @@ class Systems:
         self.arguments = arguments
         self.reader = load_model(arguments.reader, Reader, ReaderConfig)
         self.vae = load_model(arguments.vae, VAE, VAEConfig) if arguments.what != "reader" else None
-        self.encoder = None if self.vae is None else Encoder(self.vae, self.front_end())
+        self.encoder = None if self.vae is None else self._encoder()
         schedule = Schedule(shift=arguments.shift)
         self.sampler = SamplerConfig(arguments.steps, schedule, Guidance(audio=arguments.guidance))
         self.rollout = RolloutConfig(arguments.chunk, arguments.student_steps, schedule)
@@ -75,8 +75,8 @@ class Systems:
             shipped = read_header(arguments.student).meta.get("rollout")
             self.rollout = self.rollout if shipped is None else from_json(RolloutConfig, shipped)
 
-    def front_end(self) -> AudioFrontEnd:
-        """What the models that are measured listen through; no sound is heard where only the VAE is.
+    def _encoder(self) -> Encoder:
+        """Makes what the models that are measured are told; no sound is heard where only the VAE is.
 
         Raises:
             InputError: they do not agree, or what they listen through is missing.
@@ -87,22 +87,25 @@ class Systems:
             paths = [arguments.teacher]
         elif what != "drift":
             paths += [path for path in (arguments.teacher, arguments.warmup) if paths and path.exists()]
-        widths = {path: read_config(path, DiTConfig).audio_width for path in paths}
-        if len(set(widths.values())) > 1:
-            told = ", ".join(f"{path} {width}" for path, width in widths.items())
+        kinds = {
+            path: (config.audio_width, config.still_condition)
+            for path, config in ((path, read_config(path, DiTConfig)) for path in paths)
+        }
+        if len(set(kinds.values())) > 1:
+            told = ", ".join(f"{path} {width} and {still}" for path, (width, still) in kinds.items())
             raise InputError(
-                f"The models read audio tokens of different widths ({told}): give models of one kind."
+                f"The models differ in audio_width and still_condition ({told}): give models of one kind."
             )
-        if not widths:
-            return LogMel()
-        (width,) = set(widths.values())
+        if not kinds:
+            return Encoder(self.vae, LogMel())
+        ((width, still),) = set(kinds.values())
         found = own_front_end(width, arguments.visemes)
         if found is None:
             raise InputError(
                 f"{paths[0]} reads audio tokens of {width} numbers, which {arguments.visemes} does not "
                 "give: say by --visemes which viseme encoder it was trained with."
             )
-        return found
+        return Encoder(self.vae, found, still=still)
 
     def model(self, path: Path) -> DiT:
         """A transformer's weights."""

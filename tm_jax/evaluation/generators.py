@@ -84,9 +84,11 @@ def with_shuffled_sound(held_out: HeldOut) -> HeldOut:
 class Encoder:
     """Makes HeldOut batches with one VAE and one audio front end."""
 
-    def __init__(self, vae: VAE, front_end: AudioFrontEnd, reference_frames: int = 21):
+    def __init__(
+        self, vae: VAE, front_end: AudioFrontEnd, reference_frames: int = 21, *, still: bool = False
+    ):
         self.front_end = front_end
-        self._encode = VideoEncoder(vae, front_end, reference_frames)
+        self._encode = VideoEncoder(vae, front_end, reference_frames, still=still)
 
     def __call__(self, clips: Sequence[Clip], seeds: Sequence[int]) -> HeldOut:
         """Encode clips of 1 + 4k frames."""

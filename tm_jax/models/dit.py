@@ -99,6 +99,9 @@ class DiTConfig:
     """The same in the two norms of the image embedding."""
     trained_frames: int = 21
     """Latent frames of a training clip: RoPE positions are pinned at its end."""
+    still_condition: bool = False
+    """The condition holds the reference picture, still, in every frame; False is Wan's, mid-grey after the
+    first.  What does not move is then beside the noise that hides it, and copying takes no attention."""
     dtype: str = "bfloat16"
     """Compute dtype; parameters, softmax, norms, modulation, RoPE and the head are float32."""
     remat: bool = True

@@ -5,9 +5,9 @@ hears raw mel bands has to learn it from the few cells of a picture where a mout
 learns it from sound and mouth shapes alone, in minutes (``python train.py tiny_visemes``), and its last
 hidden layer then takes wav2vec2's place.
 
-It is causal and adds no latency: token i hears the log-mel tokens i - 30 … i.
+It is causal and adds no latency: token i hears the log-mel tokens i - 32 … i.
 
-    mel   … ┊ ┊ ┊ ┊ ┊ ┊ ┊ ┊ ┊ ┊ i      four layers of three taps, 1, 2, 4 and 8 tokens apart
+    mel   … ┊ ┊ ┊ ┊ ┊ ┊ ┊ ┊ ┊ ┊ i      five layers of three taps, 1, 1, 2, 4 and 8 tokens apart
                                 └──►  token i ──► (training only) the mouth at i - 7, i - 3 and i + 1
 """
 
@@ -33,9 +33,9 @@ class VisemeConfig:
 
     inputs: int = 80
     """Width of a log-mel token."""
-    width: int = 128
+    width: int = 256
     """Hidden units."""
-    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    dilations: tuple[int, ...] = (1, 1, 2, 4, 8)
     """Distance of each layer's three taps, in tokens of 20 ms."""
     outputs: int = 64
     """Width of a token."""

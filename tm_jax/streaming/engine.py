@@ -157,7 +157,9 @@ def encode_reference(
     """
     model, frames = student.config, student.config.trained_frames
     # The clip of a full-size reference would not fit beside its student.
-    latents = reference_latents(vae, picture, frames, stepwise=picture_encoder is not None)
+    latents = reference_latents(
+        vae, picture, frames, still=model.still_condition, stepwise=picture_encoder is not None
+    )
     if text_tokens is None:
         text_tokens = jnp.zeros((1, model.text_length, model.text_width), jnp.float32)
     if picture_encoder is None:

@@ -87,11 +87,11 @@ class Sounds:
 class Disturbances:
     """What makes few voices stand for many: each piece of sound is changed in these ways."""
 
-    warp: float = 0.15
+    warp: float = 0.06
     """Bands are read at up to this share more or less of their place, as longer or shorter throats give."""
     gain: float = 6.0
     """Spread of the gain in dB."""
-    noisy: float = 0.5
+    noisy: float = 0.4
     """Probability of steady background noise, from white to brown."""
     noise_range: tuple[float, float] = (0.1, 100.0)
     """Least and most power density of the noise, in units of log-mel's floor."""

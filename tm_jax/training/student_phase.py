@@ -19,7 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tm_jax.data.encoded_videos import EncodedConfig, digest, encoded_videos, videos_digest
+from tm_jax.data.encoded_videos import (
+    EncodedConfig,
+    check_condition,
+    digest,
+    encoded_videos,
+    videos_digest,
+)
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, LatentClips, conditioning_arrays
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.noise import stream_noise
@@ -90,6 +96,7 @@ class StudentExperiment:
     """Decay of the average of the student's parameters that is shipped."""
 
     def __post_init__(self):
+        check_condition(self.model, self.videos)
         if self.long_every and self.long_chunks < self.clip.chunks:
             raise ValueError(
                 f"long_chunks {self.long_chunks}: a stream holds at least {self.clip.chunks} chunks"

@@ -2,8 +2,8 @@
 
 With ``init_from`` it starts from a public Wan checkpoint, whose output it has until it learns to hear: the
 audio module is silent at first.  The state is made with zeros then, and ``start`` puts the values in their
-place, shard by shard.  A teacher of ours may be the start as well; it keeps all but its hearing, which
-begins afresh and silent.
+place, shard by shard.  A teacher of ours may be the start as well; if it is to hear other audio tokens, its
+hearing begins afresh and silent.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tm_jax.data.encoded_videos import EncodedConfig, encoded_videos
+from tm_jax.data.encoded_videos import EncodedConfig, check_condition, encoded_videos
 from tm_jax.data.latent_clips import ClipConfig, LatentClips, conditioning_arrays
 from tm_jax.data.prepare.shards import PreparedVideos
 from tm_jax.diffusion.noise import stream_noise
@@ -39,6 +39,9 @@ from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
 from tm_jax.types import Conditioning
 
+HEARING = ("audio_width", "audio_dim", "audio_left", "audio_lookahead")
+"""The sizes of a model's hearing."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherExperiment:
@@ -50,7 +53,7 @@ class TeacherExperiment:
     """The VAE whose latents the teacher learns: a weights file, or a public folder or Hub id."""
     init_from: str | None = None
     """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; or the weights of a
-    teacher of ours, of the same sizes but for its audio tokens.  None starts afresh."""
+    teacher of ours, of the same sizes but for its audio tokens and its condition.  None starts afresh."""
     optim: OptimConfig = OptimConfig()
     loss: FlowMatchingLoss = FlowMatchingLoss()
     clip: ClipConfig = ClipConfig()
@@ -65,6 +68,13 @@ class TeacherExperiment:
     """Decay of the average of the parameters that is shipped."""
     sampler: SamplerConfig = SamplerConfig()
     """How previews are sampled."""
+
+    def __post_init__(self):
+        check_condition(self.model, self.videos)
+        if self.prepared is not None and self.model.still_condition:
+            raise ValueError(
+                "model.still_condition: prepared clips have mid-grey after the reference picture"
+            )
 
     def build(self) -> "TeacherPhase":
         """The phase that the loop runs."""
@@ -120,21 +130,22 @@ class TeacherPhase:
         """A teacher of ours.
 
         Raises:
-            InputError: it differs in more than its audio tokens.
+            InputError: it differs in more than its audio tokens and its condition.
         """
         before = read_config(path, DiTConfig)
         wanted = self.config.model
-        heard = dict.fromkeys(("audio_width", "audio_dim", "audio_left", "audio_lookahead"))
-        same = dataclasses.replace(wanted, **{name: getattr(before, name) for name in heard})
+        free = (*HEARING, "still_condition")
+        same = dataclasses.replace(wanted, **{name: getattr(before, name) for name in free})
         return load_model(path, DiT, DiTConfig, expect=same)
 
     def _with_own(self, fresh: DiT) -> DiT:
-        """The teacher of ours with the fresh, silent hearing of the model that is to be trained."""
+        """The teacher of ours; where other audio tokens are to be heard, with fresh and silent hearing."""
         names, leaves, treedef = named_leaves(fresh)
         old = dict(zip(*named_leaves(self.own)[:2], strict=True))
+        same = all(getattr(self.own.config, name) == getattr(self.config.model, name) for name in HEARING)
         hears = lambda name: name.startswith(("audio_embedding.", "blocks.audio."))
         return treedef.unflatten(
-            leaf if hears(name) else jax.device_put(old[name], leaf.sharding)
+            leaf if hears(name) and not same else jax.device_put(old[name], leaf.sharding)
             for name, leaf in zip(names, leaves, strict=True)
         )
 
