@@ -16,7 +16,7 @@ from configs.tiny_base import PRESET as BASE
 from configs.tiny_base import VIDEOS as BASE_VIDEOS
 from tm_jax.training.optim import OptimConfig
 
-MODEL = dataclasses.replace(BASE_MODEL, still_condition=True)
+MODEL = dataclasses.replace(BASE_MODEL, still_condition=True, predicts="change")
 VIDEOS = dataclasses.replace(BASE_VIDEOS, still_condition=True)
 
 PRESET = dataclasses.replace(
@@ -26,7 +26,7 @@ PRESET = dataclasses.replace(
     videos=VIDEOS,
     init_from="runs/tiny_base/weights.safetensors",
     optim=OptimConfig(name="muon", lr=1.5e-3, warmup_steps=20, clip=1.0),
-    loss=dataclasses.replace(BASE.loss, face=3.0, mouth=5.0),
+    loss=dataclasses.replace(BASE.loss, face=3.0, mouth=5.0, low=0.5),
 )
 
 __all__ = ["CLIP", "MODEL", "PRESET", "SCHEDULE", "VIDEOS"]

@@ -16,7 +16,7 @@ from tm_jax.models.visemes import VisemeConfig
 from tm_jax.training.optim import OptimConfig
 
 MODEL = dataclasses.replace(STILL_MODEL, audio_width=VisemeConfig().outputs)
-STEPS = 2600
+STEPS = 4000
 
 PRESET = dataclasses.replace(
     STILL,

@@ -139,3 +139,18 @@ def shard(x: jax.Array, *names: str | None, rules: ShardingRules = ShardingRules
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, _divides(x.shape, rules.spec(names), mesh))
+
+
+def per_shard(function, *arrays: jax.Array, names, out, rules: ShardingRules = ShardingRules()) -> jax.Array:
+    """``function`` of each device's own part of the arrays; of the whole arrays outside ``jax.set_mesh``.
+
+    Args:
+      names: the logical names of each array's axes; an axis that its mesh axes do not divide stays whole.
+      out: those of the result, which has the size of the first array along them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(*arrays)
+    specs = tuple(_divides(x.shape, rules.spec(n), mesh) for x, n in zip(arrays, names, strict=True))
+    whole = _divides(arrays[0].shape, rules.spec(out), mesh)
+    return jax.shard_map(function, in_specs=specs, out_specs=whole, check_vma=False)(*arrays)

@@ -1,5 +1,7 @@
 """The causal step equals the masked passes, remembers no more than it should, and compiles once."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -55,9 +57,10 @@ def stream(model, config, whole, noises, chunks):
     return jnp.concatenate(made, axis=1)
 
 
-@pytest.mark.parametrize("chunk", [3, 7])
-def test_stream_equals_the_parallel_masked_passes(model, getkey, relative_error, chunk):
+@pytest.mark.parametrize("chunk,predicts", [(3, "velocity"), (7, "velocity"), (3, "change")])
+def test_stream_equals_the_parallel_masked_passes(seed, getkey, relative_error, chunk, predicts):
     config = RolloutConfig(chunk=chunk)
+    model = build(dataclasses.replace(CONFIG, still_condition=predicts == "change", predicts=predicts), seed)
     whole = conditioning(getkey(), 21)
     noises = jax.random.normal(getkey(), (2, 2, 21, 2, 2, 4))
     parallel = jax.jit(lambda *given: parallel_steps(model, config, *given)[1])(whole, noises)

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.models.dit_cases import SMALL, abstract, build, initialised, inputs
+from tm_jax.diffusion.flow import clean_from_velocity
 from tm_jax.models.dit import DiTConfig
 from tm_jax.nn.masks import Bidirectional, SparseCausal
 from tm_jax.pretrained.names import paths
@@ -97,6 +98,18 @@ def test_bfloat16_stays_near_float32_and_returns_float32(seed, relative_error):
     assert 1e-5 < relative_error(v, run(build(SMALL, seed), args)) < 0.05
 
 
+def test_a_change_from_the_still_picture_is_the_velocity_that_leads_there(seed, relative_error):
+    told = build(SMALL, seed)
+    still = build(dataclasses.replace(SMALL, still_condition=True, predicts="change"), seed)
+    noisy, _, conditioning = inputs(SMALL, np.random.default_rng(seed), batch=2, frames=3, height=2, width=2)
+    sigma = jnp.array([0.3, 1.0])
+    change = run(told, (noisy, sigma, conditioning))
+    clean = clean_from_velocity(noisy, run(still, (noisy, sigma, conditioning)), sigma)
+    assert relative_error(clean, conditioning.condition[..., -5:] + change) < 1e-5
+    velocity = run(still, (noisy, jnp.zeros(2), conditioning))
+    assert np.isfinite(velocity).all(), "at no noise too"
+
+
 @pytest.mark.parametrize("pattern", [Bidirectional(), SparseCausal(3)])
 def test_eight_devices_equal_one(pattern, mesh8, seed, relative_error):
     model = build(SMALL, seed)
@@ -131,6 +144,7 @@ def test_every_large_parameter_of_the_full_model_names_its_axes():
         ({"heads": 3}, "does not split into 3 heads"),
         ({"patch": (2, 1, 1)}, "within one latent frame"),
         ({"attention": "flash"}, "known are xla, cudnn"),
+        ({"predicts": "change"}, "give still_condition too"),
     ],
 )
 def test_impossible_configs_are_refused(fault, sentence):

@@ -45,6 +45,26 @@ def test_blocks_of_rows_change_nothing(masked, rows_per_block, getkey, monkeypat
         assert relative_error(blocked, plain) < 1e-5
 
 
+@pytest.mark.parametrize("batch", [4, 3])
+def test_blocks_on_eight_devices(batch, mesh8, getkey, monkeypatch, relative_error):
+    """Each device loops over its own part of the batch and the heads; what does not divide stays whole."""
+    query, target = (jax.random.normal(getkey(), (batch, 6, 4, 8)) for _ in range(2))
+    key, value = (jax.random.normal(getkey(), (batch, 9, 4, 8)) for _ in range(2))
+    mask = jax.random.bernoulli(getkey(), 0.7, (batch, 1, 1, 9))
+    monkeypatch.setattr("tm_jax.nn.attention.BLOCK_BYTES", 4 * 6 * 9)
+
+    def both(backend, **options):
+        loss = lambda q, k, v: jnp.vdot(attention(q, k, v, backend=backend, **options), target)
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(query, key, value)
+
+    for options in ({}, {"mask": mask}):
+        plain = both("xla", **options)
+        with jax.set_mesh(mesh8):
+            blocked = both("blocked", **options)
+        for one, eight in zip(*map(jax.tree.leaves, (plain, blocked)), strict=True):
+            assert relative_error(eight, one) < 1e-5
+
+
 def test_masked_keys_have_no_influence_at_all(getkey):
     query, key, value = (jax.random.normal(getkey(), (1, 4, 2, 8)) for _ in range(3))
     mask = jnp.array([True, True, False, True])[None, None, None]

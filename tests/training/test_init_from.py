@@ -189,6 +189,24 @@ def test_a_teacher_of_ours_keeps_all_but_its_hearing(started, tmp_path):
         TeacherPhase(wide)
 
 
+def test_a_teacher_of_ours_that_is_to_predict_something_else_begins_its_last_layer_afresh(tmp_path):
+    before = DiT(MODEL, rngs=nnx.Rngs(5))
+    # What a fresh last layer holds is zeros.
+    before.head.kernel[...] = jnp.ones_like(before.head.kernel[...])
+    save_model(tmp_path / "before.safetensors", before, MODEL)
+    config = experiment(tmp_path / "run", tmp_path / "before.safetensors")
+    model = dataclasses.replace(MODEL, still_condition=True, predicts="change")
+    with pytest.raises(ValueError, match="still_condition is True in model and False in videos"):
+        dataclasses.replace(config, model=model)
+    videos = dataclasses.replace(config.videos, still_condition=True)
+    phase = TeacherPhase(dataclasses.replace(config, model=model, videos=videos))
+    ours = phase.start(jax.jit(phase.init)(jax.random.key(0))).model
+    assert not np.asarray(ours.head.kernel[...]).any()
+    for part in ("audio", "self_attention"):
+        value = lambda model, part=part: np.asarray(getattr(model.blocks, part).value.kernel[...])
+        np.testing.assert_array_equal(value(ours), value(before))
+
+
 def test_the_flag_reaches_the_experiment(tmp_path):
     assert load(["tiny_base"]).init_from is None
     assert load(["tiny_base", "--init-from", "owner/name"]).init_from == "owner/name"

@@ -9,6 +9,7 @@ Layers are stacked at construction by vmap and scanned at run time.
 
 import dataclasses
 import math
+from typing import Literal
 
 import flax.struct
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from tm_jax.diffusion.flow import per_clip
 from tm_jax.models.audio_adapter import TOKENS_PER_LATENT, AudioEmbedding
 from tm_jax.models.dit_block import Block, CrossKV, Heard
 from tm_jax.nn.attention import BACKENDS, attention
@@ -50,6 +52,10 @@ KEEP_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names("attention"),
 )
+
+
+LEAST_SIGMA = 0.02
+"""Noise level below which a velocity that follows from a clean latent no longer grows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +105,10 @@ class DiTConfig:
     """The same in the two norms of the image embedding."""
     trained_frames: int = 21
     """Latent frames of a training clip: RoPE positions are pinned at its end."""
+    predicts: Literal["velocity", "change"] = "velocity"
+    """What the last layer gives: velocity, as Wan's does, or the change from the still condition to the clean
+    latent, from which the velocity follows.  A token of noise does not fit through a narrow model whose
+    velocity must repeat it; a change that is mostly zero does."""
     still_condition: bool = False
     """The condition holds the reference picture, still, in every frame; False is Wan's, mid-grey after the
     first.  What does not move is then beside the noise that hides it, and copying takes no attention."""
@@ -114,6 +124,8 @@ class DiTConfig:
             raise ValueError(f"width {self.width} does not split into {self.heads} heads of even size")
         if self.patch[0] != 1:
             raise ValueError(f"patch {self.patch}: a token must lie within one latent frame")
+        if self.predicts == "change" and not (self.has_image and self.still_condition):
+            raise ValueError("predicts 'change': only from a picture held still, so give still_condition too")
         if self.attention not in BACKENDS:
             raise ValueError(f"attention {self.attention!r}: known are {', '.join(BACKENDS)}")
 
@@ -221,7 +233,7 @@ class DiT(nnx.Module):
         text, image = self._embed_condition(conditioning)
         cross = lambda block, _: block.cross_keys_values(text, image)
         x, _ = self._layers(x, modulation, cross, None, heard, attend, kept, keep_kv=False)
-        return self._head(x, time, frames, rows, columns)
+        return self._velocity(self._head(x, time, frames, rows, columns), noisy, sigma, conditioning)
 
     def condition(self, conditioning: Conditioning) -> ConditionCache:
         """What stays constant in a stream, from ``text_tokens`` and ``image_tokens`` alone."""
@@ -264,7 +276,8 @@ class DiT(nnx.Module):
         x, (keys, values) = self._layers(
             x, modulation, cross, cache.cross, heard, attend, remembered, keep_kv=True
         )
-        return self._head(x, time, frames, rows, columns), ChunkKV(keys, values)
+        told = self._head(x, time, frames, rows, columns)
+        return self._velocity(told, noisy, sigma, conditioning), ChunkKV(keys, values)
 
     def empty_cache(self, *, batch: int, chunk: int, height: int, width: int) -> KVCache:
         """The context of chunk 0 for chunks of ``chunk`` latent frames of height × width."""
@@ -383,7 +396,7 @@ class DiT(nnx.Module):
         return jax.lax.scan(body, x, (self.blocks, cross_layers, context))
 
     def _head(self, x: Array, time: Array, frames: int, rows: int, columns: int) -> Array:
-        """Tokens → velocities [b f h w c], float32."""
+        """Tokens → what the model predicts [b f h w c], float32."""
         _, high, wide = self.config.patch
         shift, scale = (
             part[:, None] for part in jnp.unstack(self.head_modulation[...][None] + time[:, None], axis=1)
@@ -391,3 +404,10 @@ class DiT(nnx.Module):
         x = self.head(layer_norm(x, self.config.eps) * (1.0 + scale) + shift)
         x = x.reshape(x.shape[0], frames, rows, columns, high, wide, -1).transpose(0, 1, 2, 4, 3, 5, 6)
         return x.reshape(x.shape[0], frames, rows * high, columns * wide, -1)
+
+    def _velocity(self, told: Array, noisy: Array, sigma: Array, conditioning: Conditioning) -> Array:
+        """The velocity that belongs to what the last layer gave."""
+        if self.config.predicts == "velocity":
+            return told
+        still = conditioning.condition[..., -self.config.out_channels :].astype(jnp.float32)
+        return (noisy.astype(jnp.float32) - still - told) / jnp.maximum(per_clip(sigma), LEAST_SIGMA)

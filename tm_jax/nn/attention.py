@@ -5,9 +5,13 @@ costs is the traffic of its logits: a few rows of the batch at a time stay in th
 backward pass makes them again.  It halves the time of attention at 336 tokens.  Softmax is float32 in all.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from tm_jax.sharding import per_shard
 
 BACKENDS = ("xla", "cudnn", "blocked")
 BLOCK_BYTES = 2**21
@@ -29,11 +33,14 @@ def attention(
         return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r}: known are {', '.join(BACKENDS)}")
-    mesh = jax.sharding.get_abstract_mesh()
-    # A loop over the batch and the heads would undo their sharding.
-    if backend == "xla" or not (mesh.empty or mesh.size == 1):
+    if backend == "xla":
         return _attention(query, key, value, mask)
-    return _head_by_head(query, key, value, mask)
+    # A loop over the batch and the heads would undo their sharding, so that each device loops over its own.
+    names = ("batch", None, "heads", None)
+    if mask is None:
+        return per_shard(partial(_head_by_head, mask=None), query, key, value, names=(names,) * 3, out=names)
+    masked = (*(names,) * 3, ("batch", "heads", None, None))
+    return per_shard(_head_by_head, query, key, value, mask, names=masked, out=names)
 
 
 def _head_by_head(query, key, value, mask):

@@ -2,8 +2,8 @@
 
 With ``init_from`` it starts from a public Wan checkpoint, whose output it has until it learns to hear: the
 audio module is silent at first.  The state is made with zeros then, and ``start`` puts the values in their
-place, shard by shard.  A teacher of ours may be the start as well; if it is to hear other audio tokens, its
-hearing begins afresh and silent.
+place, shard by shard.  A teacher of ours may be the start as well; if it is to hear other audio tokens or to
+predict something else, what does so begins afresh.
 """
 
 import dataclasses
@@ -53,7 +53,8 @@ class TeacherExperiment:
     """The VAE whose latents the teacher learns: a weights file, or a public folder or Hub id."""
     init_from: str | None = None
     """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; or the weights of a
-    teacher of ours, of the same sizes but for its audio tokens and its condition.  None starts afresh."""
+    teacher of ours, of the same sizes but for its audio tokens, its condition and what it predicts.
+    None starts afresh."""
     optim: OptimConfig = OptimConfig()
     loss: FlowMatchingLoss = FlowMatchingLoss()
     clip: ClipConfig = ClipConfig()
@@ -130,22 +131,26 @@ class TeacherPhase:
         """A teacher of ours.
 
         Raises:
-            InputError: it differs in more than its audio tokens and its condition.
+            InputError: it differs in more than its audio tokens, its condition and what it predicts.
         """
         before = read_config(path, DiTConfig)
         wanted = self.config.model
-        free = (*HEARING, "still_condition")
+        free = (*HEARING, "still_condition", "predicts")
         same = dataclasses.replace(wanted, **{name: getattr(before, name) for name in free})
         return load_model(path, DiT, DiTConfig, expect=same)
 
     def _with_own(self, fresh: DiT) -> DiT:
-        """The teacher of ours; where other audio tokens are to be heard, with fresh and silent hearing."""
+        """The teacher of ours; what it is to do otherwise, hearing or predicting, begins afresh."""
         names, leaves, treedef = named_leaves(fresh)
         old = dict(zip(*named_leaves(self.own)[:2], strict=True))
-        same = all(getattr(self.own.config, name) == getattr(self.config.model, name) for name in HEARING)
-        hears = lambda name: name.startswith(("audio_embedding.", "blocks.audio."))
+        before, wanted = self.own.config, self.config.model
+        afresh: tuple[str, ...] = ()
+        if any(getattr(before, name) != getattr(wanted, name) for name in HEARING):
+            afresh = ("audio_embedding.", "blocks.audio.")
+        if before.predicts != wanted.predicts:
+            afresh = (*afresh, "head.")
         return treedef.unflatten(
-            leaf if hears(name) and not same else jax.device_put(old[name], leaf.sharding)
+            leaf if name.startswith(afresh) else jax.device_put(old[name], leaf.sharding)
             for name, leaf in zip(names, leaves, strict=True)
         )
 
