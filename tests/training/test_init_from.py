@@ -208,8 +208,8 @@ def test_a_teacher_of_ours_that_is_to_predict_something_else_begins_its_last_lay
 
 
 def test_the_flag_reaches_the_experiment(tmp_path):
-    assert load(["tiny_base"]).init_from is None
-    assert load(["tiny_base", "--init-from", "owner/name"]).init_from == "owner/name"
+    assert load(["tiny_teacher"]).init_from is None
+    assert load(["tiny_teacher", "--init-from", "owner/name"]).init_from == "owner/name"
     with pytest.raises(InputError, match="does not exist"):
         experiment(tmp_path, tmp_path / "nothing").build()
     (tmp_path / "config.json").write_text(json.dumps({}))

@@ -104,6 +104,8 @@ def digest(weights: Any, *choices: Any) -> str:
 def videos_digest(vae: VAE, config: EncodedConfig) -> str:
     """What the latents depend on: the encoding half of the VAE and which videos, but not how many.
 
+    A moment of the first video stands for how the world draws, moves and speaks.
+
     A decoder that is trained further, or gets a refiner, finds the latents of before.
     """
     encoding = dataclasses.replace(
@@ -114,7 +116,10 @@ def videos_digest(vae: VAE, config: EncodedConfig) -> str:
         refine_dim=0,
         refine_patch=1,
     )
-    return digest((vae.encoder, vae.quant), encoding, dataclasses.replace(config, count=0), FIELDS, "audio")
+    moment = PuppetWorld(seed=config.seed, split=config.split, size=config.size).clip(0, 1.0)
+    sample = moment.frames[-1], moment.audio
+    which = dataclasses.replace(config, count=0)
+    return digest((vae.encoder, vae.quant, *sample), encoding, which, FIELDS, "audio")
 
 
 def _write(path: Path, videos: list[EncodedVideo], sounds: list[np.ndarray]) -> None:

@@ -21,6 +21,9 @@ _PER_FRAME = round(1 / (FPS * _STEP))
 _LAG = 0.055
 _CLOSURE_RATE = 95.0
 """1/s; lips meet and part faster than the jaw moves."""
+_CALM = 0.45
+"""Share of a lively person's sway: features then move by 1.3 pixels of 128, one standard deviation.  At twice
+that, a model of a few million parameters draws no clean hair and eyes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +127,9 @@ def head(
     # Each part draws from its own stream: a longer clip must not shift another part's numbers.
     streams = iter(rng.spawn(10))
     sway = lambda low, high: _sway(next(streams), time, low, high)
-    x, y, angle = sway(0.07, 0.45), sway(0.1, 0.6), sway(0.08, 0.5)
-    yaw, pitch, brow = sway(0.08, 0.45), sway(0.12, 0.7), sway(0.15, 0.5)
+    x, y, angle = (_CALM * sway(*band) for band in ((0.07, 0.45), (0.1, 0.6), (0.08, 0.5)))
+    yaw, pitch = (_CALM * sway(*band) for band in ((0.08, 0.45), (0.12, 0.7)))
+    brow = sway(0.15, 0.5)
     blink, gaze = _blinks(next(streams), time), _gaze(next(streams), time)
     nod = _nods(next(streams), time, listening)
     breath = np.sin(2 * np.pi * 0.28 * time)
