@@ -21,7 +21,7 @@ from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.teacher_phase import TeacherExperiment
 
-STEPS = 5000
+STEPS = 3600
 SCHEDULE = Schedule(shift=3.0)
 CLIP = ClipConfig(chunks=4, image_patch=2, text_length=4, text_width=16)
 VIDEOS = EncodedConfig(count=320, seconds=5.64, reference_frames=CLIP.frames, still_condition=True)
@@ -46,14 +46,14 @@ MODEL = DiTConfig(
     trained_frames=CLIP.frames,
     still_condition=True,
     predicts="change",
-    change_scale=0.4,
+    change_scale=0.45,
     dtype="float32",
     remat=False,
     attention="blocked",
 )
 
 PRESET = TeacherExperiment(
-    loop=LoopConfig(name="tiny_teacher", steps=STEPS, batch_size=4, checkpoint_every=250, preview_every=1000),
+    loop=LoopConfig(name="tiny_teacher", steps=STEPS, batch_size=4, checkpoint_every=200, preview_every=600),
     model=MODEL,
     vae=Path("runs/tiny_vae/weights.safetensors"),
     visemes=Path("runs/tiny_visemes/weights.safetensors"),
@@ -66,7 +66,7 @@ PRESET = TeacherExperiment(
         lr_end=3e-5,
         clip=1.0,
     ),
-    loss=FlowMatchingLoss(schedule=SCHEDULE, face=2.0, mouth=6.0, drop_text=0.0),
+    loss=FlowMatchingLoss(schedule=SCHEDULE, face=2.0, mouth=6.0, low=0.5, drop_text=0.0),
     clip=CLIP,
     videos=VIDEOS,
     ema=0.998,

@@ -54,6 +54,10 @@ KEEP_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
 )
 
 
+LEAST_SIGMA = 0.02
+"""Noise level below which a velocity that follows from a clean latent no longer grows."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DiTConfig:
     """Sizes of the transformer; the defaults are Wan2.1-I2V-14B with the audio module."""
@@ -102,9 +106,9 @@ class DiTConfig:
     trained_frames: int = 21
     """Latent frames of a training clip: RoPE positions are pinned at its end."""
     predicts: Literal["velocity", "change"] = "velocity"
-    """What the last layer gives: velocity, as Wan's does, or what the best linear guess at the clean latent
-    lacks, which knows the still picture and how far others depart from it (``change_scale``); the velocity
-    follows.  Noise and picture then need not fit through a narrow model side by side."""
+    """What the last layer gives: velocity, as Wan's does, or the change from the still condition to the clean
+    latent, from which the velocity follows.  To repeat the noise, a velocity must carry a whole token of it
+    through the layers, for which a narrow model has no room; a change is zero wherever nothing moves."""
     change_scale: float = 0.5
     """Standard deviation of clean latents round the still condition; read where predicts is change."""
     still_condition: bool = False
@@ -404,18 +408,10 @@ class DiT(nnx.Module):
         return x.reshape(x.shape[0], frames, rows * high, columns * wide, -1)
 
     def _velocity(self, told: Array, noisy: Array, sigma: Array, conditioning: Conditioning) -> Array:
-        """The velocity that belongs to what the last layer gave.
-
-        With s = change_scale, noisy = still + c, and y = (1-σ)·c + σ·ε what is known of the change c, the
-        best linear guess at c is k·y, k = (1-σ)s² / ((1-σ)²s² + σ²), and its error has the standard
-        deviation sσ / √((1-σ)²s² + σ²), by which what the layer gives is scaled: EDM's preconditioning
-        (arXiv 2206.00364) round the still picture.
-        """
+        """The velocity that belongs to what the last layer gave."""
         if self.config.predicts == "velocity":
             return told
         still = conditioning.condition[..., -self.config.out_channels :].astype(jnp.float32)
-        level, scale = per_clip(sigma.astype(jnp.float32)), self.config.change_scale
-        change = noisy.astype(jnp.float32) - (1 - level) * still
-        variance = jnp.square((1 - level) * scale) + jnp.square(level)
-        guess = change * (level - (1 - level) * scale**2) / variance
-        return guess - still - told * scale * jax.lax.rsqrt(variance)
+        clean = still + self.config.change_scale * told
+        level = jnp.maximum(per_clip(sigma.astype(jnp.float32)), LEAST_SIGMA)
+        return (noisy.astype(jnp.float32) - clean) / level

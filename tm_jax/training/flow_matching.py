@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tm_jax.diffusion.flow import Schedule, add_noise, velocity
+from tm_jax.diffusion.flow import Schedule, add_noise, per_clip, velocity
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import AttentionPattern
 from tm_jax.types import Conditioning, Latents
@@ -22,6 +22,9 @@ class FlowMatchingLoss:
     mouth: float | None = None
     """Weight of the cells where the mouth is, the middle of the mask's lower half; None for the face's.
     Little of a picture depends on the voice, and this is where it shows."""
+    low: float = 0.0
+    """Noise level below which errors count as those of the clean latent do: an error of the velocity weighs
+    (σ/low)².  0 for all alike."""
     drop_audio: float = 0.1
     """Probability that a clip is trained without its audio, so that guidance can do without it."""
     drop_text: float = 0.1
@@ -86,4 +89,6 @@ def flow_matching_loss(
     conditioning = drop_conditions(conditioning, drop_key, audio=terms.drop_audio, text=terms.drop_text)
     predicted = model(add_noise(clean, noise, sigma), sigma, conditioning, pattern=pattern)
     error = predicted.astype(jnp.float32) - velocity(clean, noise)
+    if terms.low:
+        error = error * per_clip(jnp.minimum(sigma / terms.low, 1.0))
     return weighted_mean_square(error, conditioning.face_mask, terms.face, terms.mouth)
