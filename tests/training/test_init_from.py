@@ -195,7 +195,7 @@ def test_a_teacher_of_ours_that_is_to_predict_something_else_begins_its_last_lay
     before.head.kernel[...] = jnp.ones_like(before.head.kernel[...])
     save_model(tmp_path / "before.safetensors", before, MODEL)
     config = experiment(tmp_path / "run", tmp_path / "before.safetensors")
-    model = dataclasses.replace(MODEL, still_condition=True, predicts="change")
+    model = dataclasses.replace(MODEL, still_condition=True, predicts="change", change_scale=0.3)
     with pytest.raises(ValueError, match="still_condition is True in model and False in videos"):
         dataclasses.replace(config, model=model)
     videos = dataclasses.replace(config.videos, still_condition=True)

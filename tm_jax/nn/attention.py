@@ -5,8 +5,6 @@ costs is the traffic of its logits: a few rows of the batch at a time stay in th
 backward pass makes them again.  It halves the time of attention at 336 tokens.  Softmax is float32 in all.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -37,13 +35,13 @@ def attention(
         return _attention(query, key, value, mask)
     # A loop over the batch and the heads would undo their sharding, so that each device loops over its own.
     names = ("batch", None, "heads", None)
-    if mask is None:
-        return per_shard(partial(_head_by_head, mask=None), query, key, value, names=(names,) * 3, out=names)
-    masked = (*(names,) * 3, ("batch", "heads", None, None))
-    return per_shard(_head_by_head, query, key, value, mask, names=masked, out=names)
+    arrays, axes = [query, key, value], [names] * 3
+    if mask is not None:
+        arrays, axes = [*arrays, mask], [*axes, ("batch", "heads", None, None)]
+    return per_shard(_head_by_head, *arrays, names=axes, out=names)
 
 
-def _head_by_head(query, key, value, mask):
+def _head_by_head(query, key, value, mask=None):
     """A few heads of the batch after another, their logits made again in the backward pass."""
     batch, length, heads, _ = query.shape
     count = batch * heads

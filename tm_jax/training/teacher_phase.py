@@ -7,6 +7,7 @@ predict something else, what does so begins afresh.
 """
 
 import dataclasses
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -39,8 +40,12 @@ from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
 from tm_jax.types import Conditioning
 
-HEARING = ("audio_width", "audio_dim", "audio_left", "audio_lookahead")
-"""The sizes of a model's hearing."""
+AFRESH = {
+    ("audio_width", "audio_dim", "audio_left", "audio_lookahead"): ("audio_embedding.", "blocks.audio."),
+    ("predicts", "change_scale"): ("head.",),
+}
+"""Fields in which a teacher of ours that training starts from may differ, and the parameters that then begin
+afresh."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +140,7 @@ class TeacherPhase:
         """
         before = read_config(path, DiTConfig)
         wanted = self.config.model
-        free = (*HEARING, "still_condition", "predicts")
+        free = (*itertools.chain(*AFRESH), "still_condition")
         same = dataclasses.replace(wanted, **{name: getattr(before, name) for name in free})
         return load_model(path, DiT, DiTConfig, expect=same)
 
@@ -144,11 +149,8 @@ class TeacherPhase:
         names, leaves, treedef = named_leaves(fresh)
         old = dict(zip(*named_leaves(self.own)[:2], strict=True))
         before, wanted = self.own.config, self.config.model
-        afresh: tuple[str, ...] = ()
-        if any(getattr(before, name) != getattr(wanted, name) for name in HEARING):
-            afresh = ("audio_embedding.", "blocks.audio.")
-        if before.predicts != wanted.predicts:
-            afresh = (*afresh, "head.")
+        differs = lambda fields: any(getattr(before, name) != getattr(wanted, name) for name in fields)
+        afresh = tuple(part for fields, parts in AFRESH.items() if differs(fields) for part in parts)
         return treedef.unflatten(
             leaf if name.startswith(afresh) else jax.device_put(old[name], leaf.sharding)
             for name, leaf in zip(names, leaves, strict=True)
