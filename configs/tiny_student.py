@@ -25,7 +25,7 @@ PRESET = StudentExperiment(
     visemes=Path("runs/tiny_visemes/weights.safetensors"),
     teacher=Path("runs/tiny_teacher/weights.safetensors"),
     rollout=RolloutConfig(chunk=CLIP.chunk, steps=2, schedule=SCHEDULE),
-    loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE, face=2.0, mouth=6.0),
+    loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE, face=2.0, mouth=6.0, low=0.5),
     warmup=200,
     critic_per_student=3,
     long_chunks=10,

@@ -16,7 +16,7 @@ from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, guided_velocity
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import Bidirectional, SparseCausal
-from tm_jax.training.flow_matching import weighted_mean_square
+from tm_jax.training.flow_matching import level_weight, weighted_mean_square
 from tm_jax.types import Conditioning, Latents
 
 
@@ -38,6 +38,8 @@ class DistillationLoss:
     """Weight of latent cells inside the face mask, in every term; cells outside weigh 1."""
     mouth: float | None = None
     """Weight of the cells where the mouth is; None for the face's."""
+    low: float = 0.0
+    """Noise level below which the critic's errors count as those of the clean latent do; 0 for none."""
 
     def level(self, key: PRNGKeyArray, batch: int) -> Float[Array, " {batch}"]:
         """A fresh τ for each clip."""
@@ -88,7 +90,8 @@ def critic_loss(
     sigma = terms.level(level_key, estimate.shape[0])
     noise = jax.random.normal(noise_key, estimate.shape, estimate.dtype)
     predicted = critic(add_noise(estimate, noise, sigma), sigma, conditioning, pattern=Bidirectional())
-    return terms.weigh(predicted - velocity(estimate, noise), conditioning)
+    error = level_weight(sigma, terms.low) * (predicted - velocity(estimate, noise))
+    return terms.weigh(error, conditioning)
 
 
 def regression_loss(

@@ -73,6 +73,12 @@ def weighted_mean_square(
     return jnp.mean(cell_weight(face_mask, face, mouth) * jnp.square(error))
 
 
+def level_weight(sigma: Float[Array, " b"], low: float) -> Float[Array, "b 1 1 1 1"]:
+    """Factor of a velocity's error: σ/low below ``low``, else 1, so that there it is the clean latent's error
+    over ``low``."""
+    return per_clip(jnp.minimum(sigma / low, 1.0) if low else jnp.ones_like(sigma))
+
+
 def flow_matching_loss(
     model: DiT,
     clean: Latents,
@@ -88,7 +94,5 @@ def flow_matching_loss(
     noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
     conditioning = drop_conditions(conditioning, drop_key, audio=terms.drop_audio, text=terms.drop_text)
     predicted = model(add_noise(clean, noise, sigma), sigma, conditioning, pattern=pattern)
-    error = predicted.astype(jnp.float32) - velocity(clean, noise)
-    if terms.low:
-        error = error * per_clip(jnp.minimum(sigma / terms.low, 1.0))
+    error = level_weight(sigma, terms.low) * (predicted.astype(jnp.float32) - velocity(clean, noise))
     return weighted_mean_square(error, conditioning.face_mask, terms.face, terms.mouth)
