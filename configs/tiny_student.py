@@ -14,7 +14,7 @@ from tm_jax.training.ode_pairs import PairsConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.student_phase import StudentExperiment
 
-GUIDANCE = Guidance(audio=2.0)
+GUIDANCE = Guidance(audio=1.5)
 OPTIM = OptimConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0)
 STUDENT = OptimConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
 
