@@ -16,17 +16,17 @@ from tm_jax.training.student_phase import StudentExperiment
 
 GUIDANCE = Guidance(audio=1.5)
 OPTIM = OptimConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0)
-STUDENT = OptimConfig(lr=5e-5, betas=(0.0, 0.99), clip=1.0)
+STUDENT = OptimConfig(lr=1e-4, betas=(0.0, 0.99), clip=1.0)
 
 PRESET = StudentExperiment(
-    loop=LoopConfig(name="tiny_student", steps=600, batch_size=4, checkpoint_every=150, preview_every=300),
+    loop=LoopConfig(name="tiny_student", steps=390, batch_size=4, checkpoint_every=100, preview_every=150),
     model=MODEL,
     vae=Path("runs/tiny_vae/weights.safetensors"),
     visemes=Path("runs/tiny_visemes/weights.safetensors"),
     teacher=Path("runs/tiny_teacher/weights.safetensors"),
     rollout=RolloutConfig(chunk=CLIP.chunk, steps=2, schedule=SCHEDULE),
     loss=DistillationLoss(guidance=GUIDANCE, schedule=SCHEDULE, face=2.0, mouth=6.0, low=0.5),
-    warmup=200,
+    warmup=150,
     critic_per_student=3,
     long_chunks=10,
     optim=STUDENT,
