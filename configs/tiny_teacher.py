@@ -21,7 +21,7 @@ from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.teacher_phase import TeacherExperiment
 
-STEPS = 2_400
+STEPS = 2400
 SCHEDULE = Schedule(shift=3.0)
 CLIP = ClipConfig(chunks=4, image_patch=2, text_length=4, text_width=16)
 VIDEOS = EncodedConfig(count=320, seconds=5.64, reference_frames=CLIP.frames, still_condition=True)

@@ -16,6 +16,7 @@ from tm_jax.diffusion.sampler import Guidance
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.weights import save_model
 from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, score_gap
+from tm_jax.training.flow_matching import level_weight
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.ode_pairs import OdePairs
 from tm_jax.training.student_phase import PairedClips, StudentExperiment
@@ -167,3 +168,9 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
     streamed = jnp.concatenate([clips[0], *clips[-6:]], axis=1)
     assert conditioning.audio_tokens.shape[1] == 21
     np.testing.assert_allclose(again, streamed, rtol=1e-4, atol=1e-5)
+
+
+def test_below_the_low_level_a_velocitys_error_weighs_as_the_clean_latents_does():
+    sigma = jnp.array([0.1, 0.5, 1.0])
+    assert np.allclose(level_weight(sigma, 0.5).ravel(), [0.2, 1.0, 1.0])
+    assert np.array_equal(level_weight(sigma, 0.0).ravel(), np.ones(3))
