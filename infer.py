@@ -48,7 +48,7 @@ def main() -> int:
     try:
         arguments = parse(Arguments, prog="infer.py")
         # Importing JAX takes seconds: a mistyped flag is answered before.
-        from tm_jax.streaming.session import make_video
+        from tm_jax.streaming.make_video import make_video
 
         print(make_video(**vars(arguments)))
     except InputError as error:

@@ -2,6 +2,7 @@
 
 import sys
 
+import configs
 from tm_jax.config import load
 from tm_jax.errors import InputError
 
@@ -9,7 +10,7 @@ from tm_jax.errors import InputError
 def main() -> int:
     """Loads the config, builds the phase, runs the loop; returns the exit status."""
     try:
-        experiment = load()
+        experiment = load(configs)
         # Importing JAX takes seconds: a mistyped flag is answered before.
         from tm_jax.training.loop import train
 

@@ -6,8 +6,8 @@ python train.py tiny_student                 needs runs/tiny_vae, runs/tiny_vise
 from pathlib import Path
 
 from configs.tiny_teacher import CLIP, MODEL, SCHEDULE, VIDEOS
-from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, SamplerConfig
+from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.training.dmd import DistillationLoss
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.ode_pairs import PairsConfig

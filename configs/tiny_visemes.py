@@ -3,9 +3,9 @@
 Expect a correlation of 0.9 or more with the true opening of held-out voices.
 """
 
-from tm_jax.training.hearing import VisemeExperiment
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig
+from tm_jax.training.viseme_phase import VisemeExperiment
 
 STEPS = 4000
 

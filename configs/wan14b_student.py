@@ -9,8 +9,8 @@ of the student, five of the critic to each; CausVid's gradient clip 10 and guida
 from pathlib import Path
 
 from configs.wan14b_teacher import CLIP, MODEL, SCHEDULE, VIDEOS, WAN
-from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, SamplerConfig
+from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.sharding import MeshConfig
 from tm_jax.training.dmd import DistillationLoss
 from tm_jax.training.loop import LoopConfig

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tm_jax.data.encoded_videos import EncodedConfig
 from tm_jax.data.latent_clips import ClipConfig
-from tm_jax.diffusion.flow import Schedule
 from tm_jax.diffusion.sampler import Guidance, SamplerConfig
-from tm_jax.models.dit import DiTConfig
+from tm_jax.diffusion.schedule import Schedule
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.sharding import MeshConfig
 from tm_jax.training.flow_matching import FlowMatchingLoss
 from tm_jax.training.loop import LoopConfig

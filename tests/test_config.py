@@ -10,9 +10,9 @@ from typing import Literal
 import pytest
 
 from tm_jax import config
+from tm_jax.errors import InputError
 from tm_jax.sharding import ShardingRules
 from tm_jax.training.loop import LoopConfig
-from tm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Experiment:
         return self.model
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def presets(tmp_path, monkeypatch):
     """A package of presets of its own: toy and toy_large."""
     package = types.ModuleType("configs")
@@ -63,50 +63,53 @@ def presets(tmp_path, monkeypatch):
         module = types.ModuleType(f"configs.{name}", f"The preset {name}.")
         module.PRESET = Experiment()
         monkeypatch.setitem(sys.modules, f"configs.{name}", module)
+    return package
 
 
-def test_a_preset_and_its_overrides():
-    loaded = config.load(["toy", "--model.width", "16", "--loop.no-resume", "--model.size", "4", "5"])
+def test_a_preset_and_its_overrides(presets):
+    loaded = config.load(
+        presets, ["toy", "--model.width", "16", "--loop.no-resume", "--model.size", "4", "5"]
+    )
     assert loaded == Experiment(LoopConfig(name="toy", resume=False), Model(width=16, size=(4, 5)))
 
 
-def test_help_lists_the_presets_with_their_first_lines(capsys):
+def test_help_lists_the_presets_with_their_first_lines(capsys, presets):
     with pytest.raises(SystemExit) as end:
-        config.load(["--help"])
+        config.load(presets, ["--help"])
     assert end.value.code == 0
     assert "toy_large  The preset toy_large." in capsys.readouterr().out
 
 
-def test_no_preset_at_all_shows_the_usage(capsys):
+def test_no_preset_at_all_shows_the_usage(capsys, presets):
     with pytest.raises(SystemExit) as end:
-        config.load([])
+        config.load(presets, [])
     assert end.value.code == 2
     assert "usage: python train.py PRESET" in capsys.readouterr().out
 
 
-def test_help_of_a_preset_shows_the_fields_and_their_docstrings(capsys):
+def test_help_of_a_preset_shows_the_fields_and_their_docstrings(capsys, presets):
     with pytest.raises(SystemExit) as end:
-        config.load(["toy", "--help"])
+        config.load(presets, ["toy", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert "--model.width INT" in text and "Width of the layers. (default: 8)" in text
 
 
-def test_an_unknown_preset_suggests_the_nearest_and_lists_all():
+def test_an_unknown_preset_suggests_the_nearest_and_lists_all(presets):
     with pytest.raises(InputError, match=r"'toi': did you mean toy\? The presets are toy, toy_large\."):
-        config.load(["toi"])
+        config.load(presets, ["toi"])
 
 
-def test_a_mistyped_flag_suggests_the_nearest_and_prints_nothing(capsys):
+def test_a_mistyped_flag_suggests_the_nearest_and_prints_nothing(capsys, presets):
     with pytest.raises(InputError, match=r"no flag --model.widht \(did you mean --model.width\?\)"):
-        config.load(["toy", "--model.widht", "16"])
+        config.load(presets, ["toy", "--model.widht", "16"])
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("value", "sentence"), [("many", "--model.width: it takes"), ("7", "must be even")])
-def test_a_value_that_the_config_refuses_is_named(value, sentence, capsys):
+def test_a_value_that_the_config_refuses_is_named(value, sentence, capsys, presets):
     with pytest.raises(InputError, match=sentence) as error:
-        config.load(["toy", "--model.width", value])
+        config.load(presets, ["toy", "--model.width", value])
     assert value in str(error.value) and capsys.readouterr() == ("", "")
 
 

@@ -94,8 +94,8 @@ def test_the_nearest_of_underscored_flags():
         (["train", "tiny_vae"], "--loop.stepz", "--loop.steps"),
         (["tm_jax.evaluation.__main__"], "--clisp", "--clips"),
         (["tm_jax.data.puppets.__main__"], "--identites", "--identities"),
-        (["tm_jax.pretrained.__main__", "measure-loading"], "--procesess", "--processes"),
-        (["tm_jax.training.ship"], "--studnet", "--student"),
+        (["tm_jax.bench.__main__", "loading"], "--procesess", "--processes"),
+        (["tm_jax.training.release"], "--studnet", "--student"),
     ],
 )
 def test_every_command_says_one_sentence_and_exits_with_2(command, typo, meant, monkeypatch, capsys):

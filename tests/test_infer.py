@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 import infer
-from tests.streaming.test_video import read_all, write_sound
-from tests.streaming.test_voice_activity import voice
+from tests.audio.test_voice_activity import voice
+from tests.media.test_video import read_all, write_sound
 from tests.streaming.tiny import models
+from tm_jax.media.video import read_frames
 from tm_jax.pretrained.weights import save_model
 from tm_jax.streaming import session
-from tm_jax.streaming.engine import Statistics
-from tm_jax.streaming.video import read_frames
+from tm_jax.streaming.statistics import Statistics
 
 ROLLOUT = {"rollout": {"chunk": 3, "steps": 2, "schedule": {"shift": 3.0}}}
 

@@ -8,9 +8,11 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
+import configs
 from tm_jax.config import from_json, load, to_json
-from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.vae import VAEConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.sharding import MESH_AXES, batch_sharding, shardings_like
 from tm_jax.training.optim import make_optimizer
 from tm_jax.training.state import TrainState
@@ -75,7 +77,7 @@ def test_the_parts_of_a_preset_fit_each_other(size):
 @pytest.mark.parametrize("name", ["wan14b_teacher", "wan1b_student"])
 def test_help_lists_the_fields(name, capsys):
     with pytest.raises(SystemExit) as end:
-        load([name, "--help"])
+        load(configs, [name, "--help"])
     assert end.value.code == 0
     told = capsys.readouterr().out
     assert "--model.width" in told and "--loop.mesh.fsdp" in told

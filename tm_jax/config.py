@@ -28,12 +28,11 @@ class Experiment(Protocol):
         """The phase (see ``tm_jax.training.loop.Phase``)."""
 
 
-def presets() -> dict[str, str]:
-    """Names of the presets with the first line of their docstrings."""
-    import configs
-
-    names = sorted(info.name for info in pkgutil.iter_modules(configs.__path__) if info.name[0] != "_")
-    return {name: _headline(Path(next(iter(configs.__path__))) / f"{name}.py") for name in names}
+def presets(package: types.ModuleType) -> dict[str, str]:
+    """Names of the presets in a package, with the first line of their docstrings."""
+    folder = Path(next(iter(package.__path__)))
+    names = sorted(info.name for info in pkgutil.iter_modules([str(folder)]) if info.name[0] != "_")
+    return {name: _headline(folder / f"{name}.py") for name in names}
 
 
 def _headline(path: Path) -> str:
@@ -44,7 +43,7 @@ def _headline(path: Path) -> str:
     return docstring.splitlines()[0] if docstring else ""
 
 
-def load(argv: list[str] | None = None, prog: str = "train.py") -> Experiment:
+def load(package: types.ModuleType, argv: list[str] | None = None, prog: str = "train.py") -> Experiment:
     """The experiment that a command line asks for: a preset's name first, then overrides.
 
     ``--help`` lists the presets, ``NAME --help`` a preset's fields; both exit with 0.
@@ -54,25 +53,25 @@ def load(argv: list[str] | None = None, prog: str = "train.py") -> Experiment:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage(prog))
+        print(_usage(package, prog))
         raise SystemExit(0 if argv else 2)
     name, overrides = argv[0], argv[1:]
-    preset, about = _preset(name)
+    preset, about = _preset(package, name)
     return parse(type(preset), default=preset, args=overrides, prog=f"{prog} {name}", description=about)
 
 
-def _preset(name: str) -> tuple[Experiment, str]:
-    known = presets()
+def _preset(package: types.ModuleType, name: str) -> tuple[Experiment, str]:
+    known = presets(package)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"There is no preset called {name!r}: {hint}The presets are {', '.join(known)}.")
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"{package.__name__}.{name}")
     return module.PRESET, module.__doc__ or ""
 
 
-def _usage(prog: str) -> str:
-    known = presets()
+def _usage(package: types.ModuleType, prog: str) -> str:
+    known = presets(package)
     width = max((len(name) for name in known), default=0)
     lines = [f"usage: python {prog} PRESET [--field value ...]", "", "presets:"]
     lines += [f"  {name:{width}}  {about}" for name, about in known.items()]

@@ -14,8 +14,6 @@ normalised per channel.  One latent frame is one pixel frame for f = 0 and four 
 import flax.struct
 from jaxtyping import Array, Float, Int
 
-from tm_jax.errors import InputError as InputError
-
 Video = Float[Array, "b t y x 3"]
 Latents = Float[Array, "b f h w c"]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tm_jax.data.loader import loader
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 
 class Noisy(grain.transforms.RandomMap):

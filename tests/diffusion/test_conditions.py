@@ -10,7 +10,7 @@ import pytest
 from tests.streaming.tiny import models
 from tm_jax.data.encoded_videos import EncodedConfig, check_condition
 from tm_jax.diffusion.conditions import reference_latents
-from tm_jax.models.dit import DiTConfig
+from tm_jax.models.dit_config import DiTConfig
 
 
 @pytest.mark.parametrize("still", (False, True))

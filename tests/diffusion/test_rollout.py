@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from tests.models.dit_cases import build
-from tm_jax.diffusion.rollout import (
-    RolloutConfig,
-    generate_chunk,
-    init_stream,
-    make_reference,
-    parallel_steps,
-)
-from tm_jax.models.dit import DiTConfig
+from tm_jax.diffusion.rollout import generate_chunk, init_stream, make_reference, parallel_steps
+from tm_jax.diffusion.schedule import RolloutConfig
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.types import Conditioning
 
 CONFIG = DiTConfig(

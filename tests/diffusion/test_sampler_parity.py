@@ -15,8 +15,8 @@ from tests.models.dit_cases import SMALL, inputs, plain
 from tests.pretrained.test_wan_dit import paired
 from tests.pretrained.test_wan_vae import channels_first, channels_last, pair
 from tm_jax.diffusion.conditions import reference_latents, with_mask
-from tm_jax.diffusion.flow import Schedule
 from tm_jax.diffusion.sampler import Guidance, SamplerConfig, sample
+from tm_jax.diffusion.schedule import Schedule
 from tm_jax.nn.masks import Bidirectional
 
 STEPS, BATCH, FRAMES = 4, 2, 3

@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 
 from tm_jax.evaluation.reader import Reader, ReaderConfig
-from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 
 SIZE = 32
 READER = ReaderConfig(size=16, channels=(4, 6, 8), hidden=8, identity=6, traits=4)

@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from tests.evaluation.conftest import filled
+from tm_jax.errors import InputError
 from tm_jax.evaluation import reader as reading
 from tm_jax.evaluation.reader import Reader, ReaderConfig, identity_distance, read
-from tm_jax.types import InputError
 
 
 def test_the_shipped_size_is_small():

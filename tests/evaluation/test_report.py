@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from tm_jax.errors import InputError
 from tm_jax.evaluation import comparison, pictures
 from tm_jax.evaluation.drift import Minute
 from tm_jax.evaluation.report import Figure, output_directory, table, within, write_json
-from tm_jax.types import InputError
 
 
 def test_targets_are_judged():

@@ -12,7 +12,8 @@ from tm_jax.data.puppets.__main__ import write_clip
 from tm_jax.data.puppets.world import PuppetWorld
 from tm_jax.errors import InputError
 from tm_jax.evaluation import watch
-from tm_jax.models.visemes import VisemeConfig, VisemeEncoder
+from tm_jax.models.viseme_config import VisemeConfig
+from tm_jax.models.visemes import VisemeEncoder
 from tm_jax.pretrained.weights import save_model
 
 

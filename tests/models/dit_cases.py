@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.pretrained.names import paths, with_values
 from tm_jax.types import Conditioning
 

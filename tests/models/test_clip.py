@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.models.encoder_cases import CASES, batch, clip_pair, generator, layer_outputs
+from tm_jax.errors import InputError
 from tm_jax.models.clip import PIXEL_MEAN, PIXEL_STD, CLIPConfig, CLIPVision, preprocess
-from tm_jax.types import InputError
 
 
 def channels_first(x):

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.models.dit_cases import SMALL, abstract, build, initialised, inputs
 from tm_jax.diffusion.flow import clean_from_velocity
-from tm_jax.models.dit import DiTConfig
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional, SparseCausal
 from tm_jax.pretrained.names import paths
 from tm_jax.sharding import batch_sharding, shardings_like

@@ -8,8 +8,8 @@ import torch
 from transformers.models.umt5.modeling_umt5 import UMT5Attention
 
 from tests.models.encoder_cases import CASES, batch, generator, layer_outputs, umt5_pair
+from tm_jax.errors import InputError
 from tm_jax.models.umt5 import UMT5, UMT5Config, position_buckets
-from tm_jax.types import InputError
 
 
 def prompts(rng, config, rows, length):

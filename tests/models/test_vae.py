@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 from tests.models.vae_cases import SHORT, TINY, WAN22, abstract, build, config, jit
-from tm_jax.models.vae import Refiner, VAEConfig, patchify, unpatchify
+from tm_jax.errors import InputError
+from tm_jax.models.vae import Refiner, patchify, unpatchify
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.names import paths, with_values
-from tm_jax.types import InputError
 
 
 def draw(model, rng, frames, batch=2, height=1, width=2):

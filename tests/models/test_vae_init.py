@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.models.vae_cases import TINY, WAN22, abstract, build, config, jit
-from tm_jax.models.vae import VAEConfig, unpatchify
+from tm_jax.models.vae import unpatchify
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.vae_init import linear_start, quiet
 
 TIME_ALONE = {

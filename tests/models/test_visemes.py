@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.front_end_cases import push_in_pieces
-from tm_jax.models.front_ends import load_front_end, own_front_end
-from tm_jax.models.log_mel import AudioFrontEnd, LogMel
-from tm_jax.models.visemes import VisemeConfig, VisemeEncoder, VisemeFrontEnd
+from tests.audio.front_end_cases import push_in_pieces
+from tm_jax.audio.front_end import AudioFrontEnd
+from tm_jax.audio.log_mel import LogMel
+from tm_jax.errors import InputError
+from tm_jax.models.viseme_config import VisemeConfig
+from tm_jax.models.visemes import VisemeEncoder, VisemeFrontEnd
+from tm_jax.pretrained.front_ends import load_front_end, own_front_end
 from tm_jax.pretrained.weights import save_model
-from tm_jax.types import InputError
 
 CONFIG = VisemeConfig(width=16, dilations=(1, 3), outputs=12)
 

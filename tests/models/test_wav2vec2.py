@@ -9,8 +9,8 @@ import transformers
 from flax import nnx
 
 from tests.models.encoder_cases import CASES, batch, generator, layer_outputs, wav2vec2_pair
+from tm_jax.errors import InputError
 from tm_jax.models.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalise
-from tm_jax.types import InputError
 
 
 @pytest.mark.parametrize("case", CASES)

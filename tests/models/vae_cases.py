@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.names import paths, with_values
 
 WAN21 = {"dim_mult": (1, 2, 4, 4), "temporal_downsample": (False, True, True)}

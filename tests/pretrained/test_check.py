@@ -8,9 +8,9 @@ import pytest
 
 from tests.pretrained.test_load import CASES, CONFIG_JSON, OLD_SPEECH, tensors_of, write
 from tm_jax.models.clip import CLIPConfig
-from tm_jax.models.dit import DiTConfig
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.umt5 import UMT5Config
-from tm_jax.models.vae import VAEConfig
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.wav2vec2 import Wav2Vec2Config
 from tm_jax.pretrained.__main__ import main
 from tm_jax.pretrained.check import title

@@ -11,23 +11,25 @@ from flax import nnx
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from tm_jax.bench.loading import measure
+from tm_jax.errors import InputError
 from tm_jax.models.clip import CLIPConfig, CLIPVision
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.umt5 import UMT5, UMT5Config
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from tm_jax.pretrained import hub, placing, wan_dit
 from tm_jax.pretrained.clip import PREFIX, clip_names
 from tm_jax.pretrained.files import open_checkpoint
 from tm_jax.pretrained.layouts import load_public
 from tm_jax.pretrained.load import load_pretrained
-from tm_jax.pretrained.measure import measure
 from tm_jax.pretrained.names import expected, paths
 from tm_jax.pretrained.umt5 import umt5_names
 from tm_jax.pretrained.wan_vae import wan_vae_names
 from tm_jax.pretrained.wav2vec2 import wav2vec2_names
 from tm_jax.sharding import shardings_like
-from tm_jax.types import InputError
 
 DIT = DiTConfig(
     width=32,

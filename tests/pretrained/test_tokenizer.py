@@ -5,8 +5,8 @@ import pytest
 import tokenizers
 import transformers
 
+from tm_jax.errors import InputError
 from tm_jax.pretrained.tokenizer import clean, load_tokenizer
-from tm_jax.types import InputError
 
 PIECES = ["<pad>", "</s>", "<unk>", "▁", "▁a", "▁cat", "▁talks", "s", "&", "t", "h", "e"]
 

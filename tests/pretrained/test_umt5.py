@@ -6,11 +6,11 @@ import torch
 import transformers
 
 from tests.models.encoder_cases import abstract, generator, tensors, umt5_pair
+from tm_jax.errors import InputError
 from tm_jax.models.umt5 import UMT5, UMT5Config
 from tm_jax.pretrained.load import matches
 from tm_jax.pretrained.names import dump, expected, load
 from tm_jax.pretrained.umt5 import UMT5_IGNORED, umt5_names
-from tm_jax.types import InputError
 
 
 def test_every_key_of_xxl_has_its_place():

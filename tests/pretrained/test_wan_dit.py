@@ -11,7 +11,8 @@ import torch
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
 from tests.models.dit_cases import SMALL, abstract, build, initialised, inputs, plain
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.attention import attention
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.nn.rope import rotate

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.models.vae_cases import SHORT, WAN21, WAN22, abstract, build, config, jit, reference
-from tm_jax.models.vae import VAEConfig
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.names import dump, expected, load
 from tm_jax.pretrained.wan_vae import wan_vae_names
 

@@ -12,8 +12,8 @@ from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from tm_jax.errors import InputError
 from tm_jax.pretrained.weights import load_model, named_leaves, read_config, read_header, save_model
-from tm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,15 +13,19 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import infer
+from tests.audio.test_voice_activity import voice
+from tests.media.test_video import write_sound
 from tests.pretrained.test_load import CLIP_SMALL, CONFIG_JSON, SPEECH_SMALL, UMT5_SMALL, write
-from tests.streaming.test_video import write_sound
-from tests.streaming.test_voice_activity import voice
 from tests.streaming.tiny import ROLLOUT, VAE_CONFIG, _random
+from tm_jax.audio.chunking import LiveAudio
 from tm_jax.config import to_json
 from tm_jax.diffusion.conditions import face_mask, reference_latents
+from tm_jax.errors import InputError
+from tm_jax.media.video import read_frames
 from tm_jax.models.audio_adapter import audio_windows
 from tm_jax.models.clip import CLIPVision, preprocess
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.umt5 import UMT5
 from tm_jax.models.vae import VAE
 from tm_jax.models.wav2vec2 import Wav2Vec2
@@ -35,10 +39,7 @@ from tm_jax.pretrained.umt5 import umt5_names
 from tm_jax.pretrained.wan_vae import wan_vae_names
 from tm_jax.pretrained.wav2vec2 import wav2vec2_names
 from tm_jax.pretrained.weights import load_model, save_model
-from tm_jax.streaming.live_audio import LiveAudio
 from tm_jax.streaming.parts import load_engine, parse_size
-from tm_jax.streaming.video import read_frames
-from tm_jax.types import InputError
 
 STUDENT = DiTConfig(
     width=32, ffn=32, heads=2, layers=2, patch=(1, 2, 2), in_channels=12, out_channels=4,

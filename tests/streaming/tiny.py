@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tm_jax.diffusion.flow import Schedule
-from tm_jax.diffusion.rollout import RolloutConfig
-from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.diffusion.schedule import RolloutConfig, Schedule
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.weights import named_leaves
 
 VAE_CONFIG = VAEConfig(

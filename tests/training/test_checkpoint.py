@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tm_jax.data.loader import loader
+from tm_jax.errors import InputError
 from tm_jax.sharding import MeshConfig, make_mesh, shardings_like
 from tm_jax.training.checkpoint import Checkpoints
-from tm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 
 from tests.training.tiny import CLIP, CONFIG, random_dit, videos
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
-from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance
+from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.weights import save_model
 from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, score_gap

@@ -15,15 +15,17 @@ import torch
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+import configs
 from tests.models.dit_cases import inputs
 from tm_jax.config import load
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.errors import InputError
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.weights import save_model
 from tm_jax.sharding import MeshConfig, shardings_like
 from tm_jax.training.loop import LoopConfig, train
 from tm_jax.training.teacher_phase import TeacherExperiment, TeacherPhase
-from tm_jax.types import InputError
 
 MODEL = DiTConfig(
     width=48, ffn=40, heads=4, layers=2, patch=(1, 1, 1), in_channels=12, out_channels=4, text_width=8,
@@ -208,8 +210,8 @@ def test_a_teacher_of_ours_that_is_to_predict_something_else_begins_its_last_lay
 
 
 def test_the_flag_reaches_the_experiment(tmp_path):
-    assert load(["tiny_teacher"]).init_from is None
-    assert load(["tiny_teacher", "--init-from", "owner/name"]).init_from == "owner/name"
+    assert load(configs, ["tiny_teacher"]).init_from is None
+    assert load(configs, ["tiny_teacher", "--init-from", "owner/name"]).init_from == "owner/name"
     with pytest.raises(InputError, match="does not exist"):
         experiment(tmp_path, tmp_path / "nothing").build()
     (tmp_path / "config.json").write_text(json.dumps({}))

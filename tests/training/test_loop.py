@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tm_jax.errors import InputError
 from tm_jax.pretrained.weights import load_model, read_header
 from tm_jax.sharding import MeshConfig
 from tm_jax.training.loop import LoopConfig, _Stop, train
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.state import TrainState
-from tm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pytest
 from tests.training.tiny import CONFIG, videos
 from tm_jax.data.latent_clips import ClipConfig
 from tm_jax.data.prepare.shards import to_bytes, write_records
+from tm_jax.errors import InputError
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.teacher_phase import TeacherExperiment
-from tm_jax.types import InputError
 
 IMAGE_WIDTH = 20
 MODEL = dataclasses.replace(CONFIG, image_width=IMAGE_WIDTH, image_length=5)

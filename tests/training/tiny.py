@@ -5,7 +5,8 @@ import numpy as np
 
 from tests.models.dit_cases import build
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 
 CLIP = ClipConfig(text_length=3, text_width=8)
 CONFIG = DiTConfig(

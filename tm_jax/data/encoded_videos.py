@@ -18,12 +18,12 @@ import numpy as np
 import safetensors.numpy
 from tqdm import tqdm
 
+from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.data.latent_clips import EncodedVideo
-from tm_jax.data.pixels import to_signed
 from tm_jax.data.puppets.world import Clip, PuppetWorld
 from tm_jax.diffusion.conditions import face_mask, reference_latents
-from tm_jax.models.dit import DiTConfig
-from tm_jax.models.log_mel import AudioFrontEnd
+from tm_jax.media.pixels import to_signed
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
 
 FIELDS = ("latents", "reference", "mode", "face_mask")

@@ -6,7 +6,7 @@ the exact place in the data.
 
 import grain
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 
 def loader(

@@ -10,34 +10,16 @@ over a whole clip equal the streamed rollout wherever RoPE positions are not pin
     RoPE     0   3   6   9  12  15  18  18  18  …   previous chunk, once pinned: 15
 """
 
-import dataclasses
-
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from tm_jax.diffusion.flow import Schedule, add_noise, clean_from_velocity
+from tm_jax.diffusion.flow import add_noise, clean_from_velocity
+from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import ConditionCache, DiT
 from tm_jax.nn.cache import KVCache, roll
 from tm_jax.nn.masks import SparseCausal, positions
 from tm_jax.types import Conditioning, Latents
-
-
-@dataclasses.dataclass(frozen=True)
-class RolloutConfig:
-    """How the student generates."""
-
-    chunk: int = 3
-    """Latent frames a chunk: 3 for the lowest latency, 7 for quality."""
-    steps: int = 2
-    """Denoising steps, and network evaluations, a chunk."""
-    schedule: Schedule = Schedule()
-    """Noise levels are the schedule's: {1, shift(1/2)} in 2 steps."""
-
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The noise level of each step, from 1 downwards, without the final 0."""
-        return self.schedule.steps(self.steps)[:-1]
 
 
 @flax.struct.dataclass

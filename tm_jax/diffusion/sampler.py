@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tm_jax.diffusion.flow import Schedule, per_clip
+from tm_jax.diffusion.schedule import Schedule
 from tm_jax.models.dit import DiT
+from tm_jax.nn.layers import per_clip
 from tm_jax.nn.masks import AttentionPattern
 from tm_jax.types import Conditioning, Latents
 

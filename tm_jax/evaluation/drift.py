@@ -10,9 +10,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from tm_jax.evaluation.quality import FRAMES_PER_SECOND, sharpness, unit
+from tm_jax.evaluation.quality import sharpness, unit
 from tm_jax.evaluation.reader import EYES, HEAD, Reader, identity_distance, read
 from tm_jax.evaluation.statistics import RunningCorrelation
+from tm_jax.rates import FRAMES_PER_SECOND
 
 _SMOOTH = np.array([1, 4, 6, 4, 1]) / 16
 

@@ -11,12 +11,13 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from tm_jax.audio.log_mel import LogMel
 from tm_jax.config import from_json, to_json
 from tm_jax.data.puppets.identity import STYLES
 from tm_jax.data.puppets.world import PuppetWorld, frame_count
-from tm_jax.diffusion.flow import Schedule
-from tm_jax.diffusion.rollout import RolloutConfig
 from tm_jax.diffusion.sampler import Guidance, SamplerConfig
+from tm_jax.diffusion.schedule import RolloutConfig, Schedule
+from tm_jax.errors import InputError
 from tm_jax.evaluation import comparison, oracle, pictures
 from tm_jax.evaluation.comparison import Asked
 from tm_jax.evaluation.drift import by_minute, drift, flatness
@@ -36,12 +37,12 @@ from tm_jax.evaluation.reader import TRACKS, Reader, ReaderConfig
 from tm_jax.evaluation.report import Figure, output_directory, table, write_json
 from tm_jax.evaluation.statistics import pearson
 from tm_jax.evaluation.streams import StreamReport, run_stream, vae_identity_error
-from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.front_ends import own_front_end
-from tm_jax.models.log_mel import LogMel
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
+from tm_jax.pretrained.front_ends import own_front_end
 from tm_jax.pretrained.weights import load_model, read_config, read_header
-from tm_jax.types import InputError
 
 SHOWN = 3
 """Clips whose frames are kept for the strips: one of each style."""

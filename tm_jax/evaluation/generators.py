@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.data.encoded_videos import VideoEncoder
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
-from tm_jax.data.pixels import to_pixels
 from tm_jax.data.puppets.world import Clip
 from tm_jax.diffusion.noise import stream_noise
-from tm_jax.diffusion.rollout import RolloutConfig, generate_chunk, init_stream, make_reference
+from tm_jax.diffusion.rollout import generate_chunk, init_stream, make_reference
 from tm_jax.diffusion.sampler import SamplerConfig, sample
+from tm_jax.diffusion.schedule import RolloutConfig
+from tm_jax.media.pixels import to_pixels
 from tm_jax.models.dit import DiT
-from tm_jax.models.log_mel import AudioFrontEnd
 from tm_jax.models.vae import VAE
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.types import Conditioning

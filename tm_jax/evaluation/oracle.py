@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from tm_jax.models.log_mel import LogMel
+from tm_jax.audio.log_mel import LogMel
 
 TOKENS_PER_FRAME = 2
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-FRAMES_PER_SECOND = 25
+from tm_jax.rates import FRAMES_PER_SECOND
+
 _SMOOTH = np.array([1, 4, 6, 4, 1]) / 16
 
 

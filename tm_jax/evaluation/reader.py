@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 TRACKS = ("opening", "width", "eyes", "gaze_x", "gaze_y", "x", "y", "angle", "yaw", "pitch")
 """Opening 0 … 1, width −1 … 1, eyes 0 shut … 1 open, gaze −1 … 1, place of the head in half pictures, its

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,11 +78,11 @@ def hear(path: Path, visemes: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     import jax.numpy as jnp
 
-    from tm_jax.data.voice_activity import VoiceActivity
-    from tm_jax.models.front_ends import load_front_end
-    from tm_jax.models.log_mel import SAMPLES_PER_TOKEN
-    from tm_jax.models.visemes import MOUTH
-    from tm_jax.streaming.video import read_audio
+    from tm_jax.audio.voice_activity import VoiceActivity
+    from tm_jax.media.sound import read_audio
+    from tm_jax.models.viseme_config import MOUTH
+    from tm_jax.pretrained.front_ends import load_front_end
+    from tm_jax.rates import SAMPLES_PER_TOKEN
 
     front_end = load_front_end(visemes)
     sound = np.concatenate([np.zeros(0, np.float32), *read_audio(path).blocks])

@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from tm_jax.nn.attention import attention
 from tm_jax.nn.layers import LayerNorm, dense
-
-TOKENS_PER_LATENT = 8
+from tm_jax.rates import TOKENS_PER_LATENT
 
 
 def window_indices(

@@ -17,9 +17,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from tm_jax.errors import InputError
 from tm_jax.nn.attention import attention
 from tm_jax.nn.layers import LayerNorm, dense, gelu_exact
-from tm_jax.types import InputError
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)

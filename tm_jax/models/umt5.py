@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from tm_jax.errors import InputError
 from tm_jax.nn.layers import RMSNorm, dense, gelu_tanh
-from tm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)

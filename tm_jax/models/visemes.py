@@ -11,8 +11,6 @@ It is causal and adds no latency: token i hears the log-mel tokens i - 32 … i.
                                 └──►  token i ──► (training only) the mouth at i - 7, i - 3 and i + 1
 """
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -20,36 +18,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from tm_jax.models.log_mel import LogMel
+from tm_jax.audio.log_mel import LogMel
+from tm_jax.models.viseme_config import MOUTH, VisemeConfig
 from tm_jax.nn.layers import LayerNorm, dense
-
-MOUTH = ("opening", "width", "rounding")
-"""What the head is told of the mouth."""
-
-
-@dataclasses.dataclass(frozen=True)
-class VisemeConfig:
-    """Sizes of the viseme encoder."""
-
-    inputs: int = 80
-    """Width of a log-mel token."""
-    width: int = 256
-    """Hidden units."""
-    dilations: tuple[int, ...] = (1, 1, 2, 4, 8)
-    """Distance of each layer's three taps, in tokens of 20 ms."""
-    outputs: int = 64
-    """Width of a token."""
-    offsets: tuple[int, ...] = (-7, -3, 1)
-    """Moments, in tokens after a token's own start, at which the head tells the mouth."""
-
-    def __post_init__(self):
-        if not self.dilations or min(self.dilations) < 1:
-            raise ValueError(f"VisemeConfig.dilations {self.dilations}: give distances of at least 1")
-
-    @property
-    def past(self) -> int:
-        """Earlier log-mel tokens that a token hears."""
-        return 2 * sum(self.dilations)
 
 
 class VisemeEncoder(nnx.Module):

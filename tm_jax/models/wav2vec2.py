@@ -21,9 +21,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from tm_jax.errors import InputError
 from tm_jax.nn.attention import attention
 from tm_jax.nn.layers import LayerNorm, dense, gelu_exact
-from tm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)

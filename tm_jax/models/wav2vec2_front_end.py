@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from tm_jax.models.log_mel import SAMPLES_PER_TOKEN
 from tm_jax.models.wav2vec2 import Wav2Vec2, normalise
+from tm_jax.rates import SAMPLES_PER_TOKEN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from tm_jax.nn.backends import BACKENDS
 from tm_jax.sharding import per_shard
 
-BACKENDS = ("xla", "cudnn", "blocked")
 BLOCK_BYTES = 2**21
 
 

@@ -122,3 +122,8 @@ def time_features(sigma: Float[Array, " b"], width: int) -> Float[Array, "b widt
     frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
     angles = (1000.0 * sigma.astype(jnp.float32))[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def per_clip(sigma: Float[Array, " b"]) -> Float[Array, "b 1 1 1 1"]:
+    """The noise levels of a batch, shaped to multiply its latents."""
+    return sigma[:, None, None, None, None]

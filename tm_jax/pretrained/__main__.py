@@ -2,8 +2,6 @@
 
 python -m tm_jax.pretrained check DIR_OR_HUB_ID     what it holds and whether it is complete; exit 2 if not
 python -m tm_jax.pretrained embed-prompt DIR_OR_HUB_ID --out FILE    a prompt's embedding, for streams
-python -m tm_jax.pretrained measure-loading         a synthetic checkpoint loaded by several processes
-python -m tm_jax.pretrained measure-speed           our VAE and DiT against PyTorch's on this machine
 """
 
 import argparse
@@ -11,10 +9,10 @@ import sys
 import warnings
 from pathlib import Path
 
+from tm_jax.errors import InputError
 from tm_jax.flags import Parser
 from tm_jax.pretrained.check import check
 from tm_jax.pretrained.hub import resolve
-from tm_jax.types import InputError
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -40,28 +38,6 @@ def _embed(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(arguments: argparse.Namespace) -> int:
-    from tm_jax.pretrained.measure import measure
-
-    report = measure(
-        gib=arguments.gib,
-        files=arguments.files,
-        processes=arguments.processes,
-        devices=arguments.devices,
-        dtype=arguments.dtype,
-        folder=arguments.folder,
-    )
-    print(report)
-    return 0 if report.within_bound else 1
-
-
-def _measure_speed(arguments: argparse.Namespace) -> int:
-    from tm_jax.pretrained.speed import measure_speed, table
-
-    print(table(measure_speed(arguments.size, arguments.repeats, arguments.blocks, arguments.seed)))
-    return 0
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; the exit status is 2 after bad input, told in one sentence."""
     parser = Parser(prog="python -m tm_jax.pretrained", description=__doc__.split("\n")[0])
@@ -76,20 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("--prompt", default=None, help="the text (default: the one that infer.py expects)")
     command.set_defaults(run=_embed)
-    command = commands.add_parser("measure-loading", help="load a synthetic checkpoint, measure memory")
-    command.add_argument("--gib", type=float, default=3.0, help="size of the checkpoint in GiB")
-    command.add_argument("--files", type=int, default=4, help="files it is split into")
-    command.add_argument("--processes", type=int, default=2, help="processes that load it together")
-    command.add_argument("--devices", type=int, default=8, help="virtual devices of all processes together")
-    command.add_argument("--dtype", choices=("F32", "BF16", "F16"), default="BF16", help="storage type")
-    command.add_argument("--folder", type=Path, default=None, help="where to write it (default: temporary)")
-    command.set_defaults(run=_measure)
-    command = commands.add_parser("measure-speed", help="our VAE and DiT against PyTorch's, as a ratio")
-    command.add_argument("--size", choices=("tiny", "small", "medium"), default="small", help="see SIZES")
-    command.add_argument("--repeats", type=int, default=3, help="calls in a block")
-    command.add_argument("--blocks", type=int, default=3, help="blocks of either side, in turn")
-    command.add_argument("--seed", type=int, default=0, help="seed of weights and inputs")
-    command.set_defaults(run=_measure_speed)
     try:
         arguments = parser.parse_args(argv)
         return arguments.run(arguments)

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tm_jax.errors import InputError
 from tm_jax.pretrained.files import holds_safetensors, open_checkpoint, read_json, refuse_scaled
 from tm_jax.pretrained.layouts import FOLDERS, fits_itself, recognise
-from tm_jax.types import InputError
 
 SIZES = {
     ("transformer", 5120, 40, True): "Wan2.1 I2V-14B",

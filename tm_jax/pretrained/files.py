@@ -19,7 +19,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 DTYPES = {
     "F64": np.float64,

@@ -8,7 +8,7 @@ huggingface_hub into its own cache: safetensors and JSON only, so that no pickle
 import re
 from pathlib import Path
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 PATTERNS = ("*.safetensors", "*.json")
 

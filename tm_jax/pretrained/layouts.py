@@ -14,17 +14,19 @@ from typing import Any
 import jax
 from flax import nnx
 
+from tm_jax.errors import InputError
 from tm_jax.models.clip import CLIPConfig, CLIPVision
-from tm_jax.models.dit import DiT, DiTConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.umt5 import UMT5, UMT5Config
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from tm_jax.pretrained import clip, umt5, wan_dit, wan_vae, wav2vec2
 from tm_jax.pretrained.files import Checkpoint, holds_safetensors, open_checkpoint
 from tm_jax.pretrained.hub import resolve
 from tm_jax.pretrained.load import check_fit, load_pretrained
 from tm_jax.pretrained.names import NameMap
-from tm_jax.types import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
 Shardings = Callable[[nnx.Module], Any] | None

@@ -21,10 +21,10 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from tm_jax.errors import InputError
 from tm_jax.pretrained.files import FLOATS, Checkpoint, MappedFiles, StoredTensor, refuse_scaled
 from tm_jax.pretrained.names import NameMap, Transform, paths, with_values
 from tm_jax.pretrained.placing import PIECE_BYTES, Index, local_indices, place
-from tm_jax.types import InputError
 
 _NUMBER = re.compile(r"(?<![\w])\d+(?![\w])")
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 _FIELD = re.compile(r"\{(\w+)\}")
 

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tm_jax.errors import InputError
 from tm_jax.pretrained.hub import resolve
 from tm_jax.pretrained.layouts import FOLDERS, open_public
 from tm_jax.pretrained.tokenizer import load_tokenizer
-from tm_jax.types import InputError
 
 DEFAULT_PROMPT = "A person is talking."
 """What a model is told where nobody says anything else, in training and in streams."""

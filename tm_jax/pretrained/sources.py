@@ -10,15 +10,16 @@ from typing import Any
 import jax
 from flax import nnx
 
+from tm_jax.errors import InputError
 from tm_jax.models.clip import CLIPConfig, CLIPVision
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from tm_jax.pretrained.files import open_checkpoint
 from tm_jax.pretrained.layouts import Shardings, load_public
 from tm_jax.pretrained.load import load_pretrained
 from tm_jax.pretrained.names import NameMap, Rule, paths
 from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header
-from tm_jax.types import InputError
 
 CLASSES = {
     "vae": (VAE, VAEConfig),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 PAD = "<pad>"
 END = "</s>"

@@ -1,6 +1,6 @@
 """Names of Wan's VAE as diffusers' AutoencoderKLWan stores it, in Wan2.1's form and in Wan2.2's."""
 
-from tm_jax.models.vae import VAEConfig
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.names import (
     CONV2D,
     CONV3D,

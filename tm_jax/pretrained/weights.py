@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tm_jax.config import differences, from_json, to_json
+from tm_jax.errors import InputError
 from tm_jax.pretrained.files import PICKLES, is_pickle
-from tm_jax.types import InputError
 
 _FORMAT = "tm_jax"
 

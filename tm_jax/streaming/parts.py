@@ -17,17 +17,16 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from tm_jax.config import from_json
-from tm_jax.diffusion.rollout import RolloutConfig
-from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.front_ends import own_front_end
+from tm_jax.errors import InputError
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd
+from tm_jax.pretrained.front_ends import own_front_end
 from tm_jax.pretrained.layouts import FOLDERS, load_public
 from tm_jax.pretrained.prompts import embed_prompts, load_prompt
 from tm_jax.pretrained.sources import kernels_in, load_any, load_by_slices
-from tm_jax.pretrained.weights import load_model, read_config, read_header
-from tm_jax.streaming.engine import Engine, fitting_size
-from tm_jax.types import InputError
+from tm_jax.pretrained.weights import load_model, read_config
+from tm_jax.streaming.jax_engine import Engine, fitting_size, read_rollout
 
 SPEECH = "facebook/wav2vec2-base-960h"
 
@@ -77,12 +76,7 @@ def load_engine(
     small = config.image_patch is not None and front_end is not None
     if small and not prompt and size is None:
         return Engine.load(weights)
-    meta = read_header(student_path).meta
-    if "rollout" not in meta:
-        raise InputError(
-            f"{student_path} does not say with which steps and chunks it was distilled: "
-            "write it by python -m tm_jax.training.ship with the student's preset."
-        )
+    rollout = read_rollout(student_path)
     # What is asked of a person comes before what takes minutes.
     text = _text_tokens(weights, wan, prompt, config)
     vae = load_any(own_vae if own_vae.exists() else _public(weights, wan, "vae"), "vae")
@@ -103,7 +97,7 @@ def load_engine(
     return Engine(
         vae,
         student,
-        rollout=from_json(RolloutConfig, meta["rollout"]),
+        rollout=rollout,
         front_end=front_end,
         picture_encoder=encoder,
         text_tokens=text,

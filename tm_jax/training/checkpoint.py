@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from tm_jax.config import differences, to_json
+from tm_jax.errors import InputError
 from tm_jax.pretrained.weights import named_leaves, origin
-from tm_jax.types import InputError
 
 
 def _is_key(leaf: Any) -> bool:

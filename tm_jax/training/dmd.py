@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tm_jax.diffusion.flow import Schedule, add_noise, clean_from_velocity, velocity
-from tm_jax.diffusion.rollout import RolloutConfig
+from tm_jax.diffusion.flow import add_noise, clean_from_velocity, sample_sigma, velocity
 from tm_jax.diffusion.sampler import Guidance, guided_velocity
+from tm_jax.diffusion.schedule import RolloutConfig, Schedule
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import Bidirectional, SparseCausal
 from tm_jax.training.flow_matching import level_weight, weighted_mean_square
@@ -43,7 +43,7 @@ class DistillationLoss:
 
     def level(self, key: PRNGKeyArray, batch: int) -> Float[Array, " {batch}"]:
         """A fresh τ for each clip."""
-        return jnp.clip(self.schedule.sample(key, batch), self.lowest, 1 - self.lowest)
+        return jnp.clip(sample_sigma(self.schedule, key, batch), self.lowest, 1 - self.lowest)
 
     def weigh(self, error: Latents, conditioning: Conditioning) -> Float[Array, ""]:
         """Mean of the squared error, each cell by its weight."""

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tm_jax.diffusion.flow import Schedule, add_noise, per_clip, velocity
+from tm_jax.diffusion.flow import add_noise, sample_sigma, velocity
+from tm_jax.diffusion.schedule import Schedule
 from tm_jax.models.dit import DiT
+from tm_jax.nn.layers import per_clip
 from tm_jax.nn.masks import AttentionPattern
 from tm_jax.types import Conditioning, Latents
 
@@ -90,7 +92,7 @@ def flow_matching_loss(
 ) -> Float[Array, ""]:
     """Mean squared error of the predicted velocity, at one noise level per clip."""
     sigma_key, noise_key, drop_key = jax.random.split(key, 3)
-    sigma = terms.schedule.sample(sigma_key, clean.shape[0])
+    sigma = sample_sigma(terms.schedule, sigma_key, clean.shape[0])
     noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
     conditioning = drop_conditions(conditioning, drop_key, audio=terms.drop_audio, text=terms.drop_text)
     predicted = model(add_noise(clean, noise, sigma), sigma, conditioning, pattern=pattern)

@@ -22,11 +22,11 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from tm_jax.data.loader import loader
+from tm_jax.errors import InputError
 from tm_jax.pretrained.weights import save_model
 from tm_jax.sharding import MeshConfig, ShardingRules, batch_sharding, make_mesh, shardings_like
 from tm_jax.training.checkpoint import Checkpoints, check_same
 from tm_jax.training.metrics import RunLog, not_finite
-from tm_jax.types import InputError
 
 
 @runtime_checkable
@@ -56,6 +56,9 @@ class Phase(Protocol):
 
     def weights(self, state: Any) -> nnx.Module:
         """The module that is shipped; it has its config as ``.config``."""
+
+    def describe(self) -> dict[str, Any]:
+        """What the weights file says of itself beside the module's config."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +239,9 @@ def _run(
             _fail(config, done, ["the training state"], checkpoints.latest())
         checkpoints.save(done, state, data)
         module = phase.weights(state)
-        save_model(config.folder / "weights.safetensors", module, module.config, {"step": done})
+        save_model(
+            config.folder / "weights.safetensors", module, module.config, {"step": done, **phase.describe()}
+        )
 
     try:
         for index in range(start, config.steps):

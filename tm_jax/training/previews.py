@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from tm_jax.data.pixels import to_pixels
+from tm_jax.media.pixels import to_pixels
 from tm_jax.models.vae import VAE
 from tm_jax.types import Latents
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tm_jax.config import to_json
 from tm_jax.data.encoded_videos import (
     EncodedConfig,
     check_condition,
@@ -29,17 +30,14 @@ from tm_jax.data.encoded_videos import (
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, LatentClips, conditioning_arrays
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.noise import stream_noise
-from tm_jax.diffusion.rollout import (
-    RolloutConfig,
-    chunk_steps,
-    init_stream,
-    make_reference,
-    parallel_steps,
-)
-from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.front_ends import load_front_end
-from tm_jax.models.vae import VAE, VAEConfig
+from tm_jax.diffusion.rollout import chunk_steps, init_stream, make_reference, parallel_steps
+from tm_jax.diffusion.schedule import RolloutConfig
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.nn.masks import SparseCausal, positions
+from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.weights import load_model, save_model
 from tm_jax.training.dmd import (
     DistillationLoss,
@@ -211,7 +209,7 @@ class StudentPhase:
     def save_baseline(self, state: DistillationState) -> None:
         """The warmed-up student, kept beside the run as a baseline for the evaluation."""
         path = self.config.loop.folder / "warmup.safetensors"
-        save_model(path, state.student.ema, self.config.model)
+        save_model(path, state.student.ema, self.config.model, self.describe())
 
     def _own_clip(self, student: DiT, clip: dict, key: jax.Array) -> tuple[list[Latents], Latents]:
         shape = (self.config.rollout.steps, *clip["latents"].shape)
@@ -357,3 +355,7 @@ class StudentPhase:
     def weights(self, state: DistillationState) -> DiT:
         """The averaged student."""
         return state.student.ema
+
+    def describe(self) -> dict[str, Any]:
+        """The rollout that the student was distilled for."""
+        return {"rollout": to_json(self.config.rollout)}

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import grain
@@ -24,9 +24,10 @@ from tm_jax.data.latent_clips import ClipConfig, LatentClips, conditioning_array
 from tm_jax.data.prepare.shards import PreparedVideos
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
-from tm_jax.models.dit import DiT, DiTConfig
-from tm_jax.models.front_ends import load_front_end
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
+from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_any
 from tm_jax.pretrained.weights import is_own, load_model, named_leaves, read_config
@@ -219,3 +220,7 @@ class TeacherPhase:
     def weights(self, state: TrainState) -> DiT:
         """The averaged teacher."""
         return state.ema
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing beside the config."""
+        return {}

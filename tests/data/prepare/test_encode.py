@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tests.data.prepare.world import SIZE, VAE_SMALL, face, tiny_vae, voice
-from tm_jax.data.pixels import to_signed
+from tm_jax.audio.log_mel import LogMel
 from tm_jax.data.prepare.encode import ClipEncoder, latent_mode
 from tm_jax.data.prepare.models import Encoders, fingerprint
-from tm_jax.models.log_mel import LogMel
+from tm_jax.media.pixels import to_signed
 
 
 @pytest.fixture(scope="module")

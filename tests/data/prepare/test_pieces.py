@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from tests.data.prepare.world import bad_videos, face, scene
-from tm_jax.data.framing import FACE_SHARE, in_crop
 from tm_jax.data.prepare.clips import cropped
-from tm_jax.data.prepare.faces import FaceFinder, track
 from tm_jax.data.prepare.pieces import REASONS, find_cuts, pieces
 from tm_jax.data.prepare.settings import Filters
 from tm_jax.data.prepare.sources import Source
 from tm_jax.data.prepare.survey import Survey, survey
 from tm_jax.errors import InputError
+from tm_jax.media.face_finder import FaceFinder, track
+from tm_jax.media.framing import FACE_SHARE, in_crop
 
 BOX = (40.0, 60.0, 100.0, 120.0)
 FILTERS = Filters(min_seconds=2.0, max_seconds=5.0, look_every=5)

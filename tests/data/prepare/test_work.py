@@ -12,13 +12,13 @@ import tokenizers
 from tests.data.prepare.world import SIZE, VAE_SMALL, face, scene, talking, tiny_vae, voice, write
 from tests.pretrained.test_load import CONFIG_JSON, tensors_of
 from tests.pretrained.test_load import write as write_public
+from tm_jax.audio.log_mel import LogMel
 from tm_jax.data.latent_clips import ClipConfig
 from tm_jax.data.prepare import shards, texts, work
 from tm_jax.data.prepare.__main__ import main
 from tm_jax.data.prepare.settings import Filters, PrepareConfig
 from tm_jax.data.prepare.shards import PreparedVideos, read_json, read_records
 from tm_jax.errors import InputError
-from tm_jax.models.log_mel import LogMel
 from tm_jax.pretrained.prompts import DEFAULT_PROMPT, Prompt, save_prompt
 from tm_jax.pretrained.weights import save_model
 

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from tests.models.vae_cases import build
-from tm_jax.models.vae import VAE, VAEConfig
-from tm_jax.streaming.video import read_audio
+from tm_jax.media.sound import read_audio
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 
 VAE_SMALL = VAEConfig(
     base_dim=4,

@@ -15,7 +15,7 @@ from tm_jax.data.puppets.sentences import LANGUAGES, TEMPLATES, sentence
 from tm_jax.data.puppets.speech import Request, speak
 from tm_jax.data.puppets.visemes import VOWELS, visemes
 from tm_jax.data.puppets.world import VOICES
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 SPLITS = ("train", "heldout", "language")
 

@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from tm_jax.data.framing import Box
-from tm_jax.data.prepare.decode import SAMPLES_PER_FRAME, pictures
+from tm_jax.data.prepare.decode import pictures
 from tm_jax.data.prepare.pieces import Piece
 from tm_jax.data.prepare.sources import Source
 from tm_jax.data.prepare.survey import Survey
+from tm_jax.media.framing import Box
+from tm_jax.rates import SAMPLES_PER_FRAME
 
 
 def cropped(

@@ -13,11 +13,9 @@ import cv2
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from tm_jax.models.log_mel import SAMPLE_RATE
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
+from tm_jax.rates import FRAMES_PER_SECOND, SAMPLE_RATE
 
-FRAMES_PER_SECOND = 25
-SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND
 LONGEST_GAP = 10.0
 """Seconds without a frame that pass as a still picture."""
 _STEP = 0.04

@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float16, Float32, Int32, UInt8
 
-from tm_jax.data.framing import Box, whole_pixels
+from tm_jax.audio.voice_activity import LISTENING, SPEAKING
 from tm_jax.data.latent_clips import EncodedVideo
-from tm_jax.data.pixels import to_signed
 from tm_jax.data.prepare.models import Encoders
-from tm_jax.data.voice_activity import LISTENING, SPEAKING
 from tm_jax.diffusion.conditions import face_mask
+from tm_jax.media.framing import Box, whole_pixels
+from tm_jax.media.pixels import to_signed
 from tm_jax.models.clip import CLIPVision, preprocess
 from tm_jax.models.vae import VAE, State
+from tm_jax.rates import TOKENS_PER_LATENT
 from tm_jax.types import Latents, Video
-
-TOKENS_PER_LATENT = 8
 
 
 def latent_mode(speaking: Bool[np.ndarray, " tokens"]) -> Int32[np.ndarray, " f"]:

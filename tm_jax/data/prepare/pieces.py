@@ -5,11 +5,11 @@ import itertools
 
 import numpy as np
 
-from tm_jax.data.framing import Box, crop_window
-from tm_jax.data.prepare.decode import FRAMES_PER_SECOND
-from tm_jax.data.prepare.faces import FaceTrack, track
 from tm_jax.data.prepare.settings import Filters
 from tm_jax.data.prepare.survey import Survey
+from tm_jax.media.face_finder import FaceTrack, track
+from tm_jax.media.framing import Box, crop_window
+from tm_jax.rates import FRAMES_PER_SECOND
 
 REASONS = {
     "unreadable": "no media file, damaged or cut off",

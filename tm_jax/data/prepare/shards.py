@@ -23,7 +23,7 @@ import safetensors.numpy
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 FIELDS = tuple(field.name for field in dataclasses.fields(EncodedVideo))
 _OPTIONS = "group_size:1,zstd:1"

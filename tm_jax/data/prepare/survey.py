@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, UInt8
 
-from tm_jax.data.prepare.decode import FRAMES_PER_SECOND, pictures, sound
-from tm_jax.data.prepare.faces import FaceFinder, Faces
+from tm_jax.audio.voice_activity import VoiceActivity
+from tm_jax.data.prepare.decode import pictures, sound
 from tm_jax.data.prepare.sources import Source
-from tm_jax.data.voice_activity import VoiceActivity
+from tm_jax.media.face_finder import FaceFinder, Faces
+from tm_jax.rates import FRAMES_PER_SECOND
 
 SMALL = (48, 27)
 THUMBNAIL_HEIGHT = 90

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float16
 
 from tm_jax.data.prepare.settings import PrepareConfig
+from tm_jax.errors import InputError
 from tm_jax.pretrained.prompts import embed_prompts, load_prompt, save_prompt
-from tm_jax.types import InputError
 
 Tokens = Float16[np.ndarray, "_ d"]
 

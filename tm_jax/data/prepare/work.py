@@ -18,9 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tm_jax.config import differences, to_json
-from tm_jax.data.framing import in_crop
 from tm_jax.data.prepare.clips import clips, sound_of
-from tm_jax.data.prepare.decode import FRAMES_PER_SECOND, header_seconds
+from tm_jax.data.prepare.decode import header_seconds
 from tm_jax.data.prepare.encode import ClipEncoder
 from tm_jax.data.prepare.models import Encoders, load_encoders
 from tm_jax.data.prepare.pieces import Piece, pieces
@@ -30,7 +29,9 @@ from tm_jax.data.prepare.shards import read_json, read_records, to_bytes, write_
 from tm_jax.data.prepare.sources import Source, find_videos, groups, held_out, list_digest
 from tm_jax.data.prepare.survey import THUMBNAIL_HEIGHT, Survey, survey
 from tm_jax.data.prepare.texts import embeddings
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
+from tm_jax.media.framing import in_crop
+from tm_jax.rates import FRAMES_PER_SECOND
 
 NOT_SETTINGS = ("videos", "out", "process_index", "process_count")
 PICTURED = 2

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from tm_jax.data.puppets.draw import MOTION, render
-from tm_jax.data.puppets.speech import SAMPLE_RATE
 from tm_jax.data.puppets.world import FPS, Clip, PuppetWorld
+from tm_jax.errors import InputError
 from tm_jax.flags import Parser
-from tm_jax.types import InputError
+from tm_jax.rates import SAMPLE_RATE
 
 _SHAPES = (
     {},

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.signal import resample_poly
 
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
+from tm_jax.rates import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 _VERSION = 1
 
 

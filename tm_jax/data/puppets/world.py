@@ -17,7 +17,7 @@ from tm_jax.data.puppets import motion, speech
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.identity import SPLITS, STYLES, Identity, draw_identity
 from tm_jax.data.puppets.sentences import LANGUAGES, sentence
-from tm_jax.types import InputError
+from tm_jax.errors import InputError
 
 FPS = motion.FPS
 SAMPLES_PER_FRAME = speech.SAMPLE_RATE // FPS

@@ -1,0 +1,43 @@
+"""Benchmarks: python -m tm_jax.bench NAME [--flag value ...]
+
+Each prints a ratio against something that ran beside it, in the same process and on the same machine.
+"""
+
+import importlib
+import sys
+import warnings
+
+from tm_jax.errors import InputError
+from tm_jax.flags import Parser, parse
+
+BENCHMARKS = {
+    "cache": "the causal step with its KV cache against the masked window without one",
+    "pytorch": "our VAE and DiT against PyTorch's (diffusers), as a ratio",
+    "loading": "a synthetic public checkpoint loaded by several processes, and the memory that it takes",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one benchmark; the exit status is 2 after bad input, 1 where a bound was not met."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(prog="python -m tm_jax.bench", description=__doc__)
+    parser.add_argument(
+        "name", choices=list(BENCHMARKS), metavar="NAME", help="; ".join(map(": ".join, BENCHMARKS.items()))
+    )
+    try:
+        name = parser.parse_args(argv[:1]).name
+        module = importlib.import_module(f"tm_jax.bench.{name}")
+        arguments = parse(
+            module.Arguments, args=argv[1:], prog=f"python -m tm_jax.bench {name}", description=module.__doc__
+        )
+        report = module.run(arguments)
+    except InputError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    return 0 if getattr(report, "within_bound", True) else 1
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=UserWarning)
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Which noise levels are visited, by sampler and student: plain numbers that need no JAX."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Which noise levels are visited."""
+
+    shift: float = 5.0
+    """Timestep shift s: σ' = s·σ / (1 + (s−1)·σ).  Wan's default is 5; 3 is advised at 480p and below."""
+
+    def __post_init__(self):
+        if self.shift <= 0:
+            raise ValueError(f"schedule shift {self.shift}: must be positive")
+
+    def warp(self, sigma):
+        """The shifted noise level of an evenly spaced one."""
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+    def steps(self, count: int) -> tuple[float, ...]:
+        """The ``count + 1`` noise levels of a sampler, from 1 down to 0."""
+        return tuple(float(self.warp(1 - index / count)) for index in range(count + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """How the student generates."""
+
+    chunk: int = 3
+    """Latent frames a chunk: 3 for the lowest latency, 7 for quality."""
+    steps: int = 2
+    """Denoising steps, and network evaluations, a chunk."""
+    schedule: Schedule = Schedule()
+    """Noise levels are the schedule's: {1, shift(1/2)} in 2 steps."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise level of each step, from 1 downwards, without the final 0."""
+        return self.schedule.steps(self.steps)[:-1]

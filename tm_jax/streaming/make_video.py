@@ -1,0 +1,101 @@
+"""One video from files: the engine between a sound and an mp4, with progress and figures."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tm_jax.audio.chunking import Mode
+from tm_jax.audio.listening import parse_listen
+from tm_jax.errors import InputError
+from tm_jax.media.face import framed, parse_face
+from tm_jax.media.picture import ContactSheet, fit, read_picture
+from tm_jax.media.sound import read_audio
+from tm_jax.media.video import VideoWriter
+from tm_jax.rates import FRAMES_PER_SECOND
+from tm_jax.streaming.parts import SPEECH, load_engine, parse_size
+from tm_jax.streaming.statistics import Statistics
+
+
+def make_video(
+    image: Path,
+    audio: str | os.PathLike,
+    out: Path,
+    *,
+    weights: Path,
+    mode: Mode = "auto",
+    listen: str = "",
+    seed: int = 0,
+    frames_out: Path | None = None,
+    face: str = "",
+    prompt: str = "",
+    size: str = "",
+    wan: str = "",
+    speech: str = SPEECH,
+) -> Statistics:
+    """Write the video of a picture that talks with a sound; returns its figures.
+
+    Everything that is given is checked before anything is computed or an old file is replaced.  Whatever
+    ends the stream early, a fault of the sound or Ctrl-C, what was made until then is finished and plays.
+
+    Args:
+      audio: any file with sound, or ``-`` for raw s16le 16 kHz mono on standard input.
+      weights: folder of the models.
+      listen: stretches in which the character listens, as `parse_listen` takes them.
+      frames_out: a contact sheet of the video.
+      face: auto, none, or a box as ``face.parse_face`` takes it; empty is auto for a student with a picture
+        encoder, none otherwise.
+      prompt: a text or the file of its embedding; empty is the one that lies beside the weights.
+      size: as ``parts.parse_size`` takes it; empty is the model's own.
+      wan: folder or Hub id of what the weights' folder lacks.
+      speech: folder or Hub id of wav2vec2, for a student that hears by it.
+
+    Raises:
+      InputError: anything given is not usable.
+    """
+    if seed < 0:
+        raise InputError(f"--seed {seed} is negative: give 0 or more.")
+    for written in filter(None, (out, frames_out)):
+        for read in (Path(image), Path(audio)):
+            if os.path.exists(written) and os.path.exists(read) and os.path.samefile(written, read):
+                raise InputError(f"The output {written} would replace the input {read}: choose another name.")
+    stretches = parse_listen(listen) if listen else ()
+    sheet = ContactSheet(frames_out) if frames_out else None
+    writer, statistics = VideoWriter(out), Statistics()
+    sound = read_audio(audio)
+    photo = read_picture(image)
+    if face not in ("", "auto", "none"):
+        parse_face(face, (photo.height, photo.width))
+    engine = load_engine(
+        Path(weights), wan=wan, speech=speech, prompt=prompt, size=parse_size(size) if size else None
+    )
+    asked = face or ("auto" if engine.knows_photographs else "none")
+    round_it, box = framed(np.asarray(photo), asked, engine.size)
+    if asked == "auto" and box is None:
+        print(
+            f"no face was found in {image}: the whole picture may move (--face y0,x0,y1,x1 gives one)",
+            file=sys.stderr,
+        )
+    picture = fit(photo, engine.size, round_it)
+    engine.warm_up()
+    stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches, face_box=box)
+    bar = tqdm(total=sound.seconds, unit="s", leave=False, bar_format=_BAR if sound.seconds else None)
+    try:
+        with writer, bar:
+            for chunk in stream:
+                writer.write(chunk.frames, chunk.audio)
+                statistics.add(chunk)
+                if sheet is not None:
+                    sheet.add(chunk.frames)
+                seconds = len(chunk.frames) / FRAMES_PER_SECOND
+                bar.update(min(seconds, (bar.total or float("inf")) - bar.n))
+    finally:
+        stream.close()
+        if sheet is not None:
+            sheet.save()
+    return statistics
+
+
+_BAR = "{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"

@@ -1,0 +1,70 @@
+"""Copies a finished run's weights to where ``infer.py`` looks for them, as float16.
+
+python -m tm_jax.training.release --student runs/tiny_student/weights.safetensors
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from tm_jax.config import to_json
+from tm_jax.errors import InputError
+from tm_jax.evaluation.reader import Reader, ReaderConfig
+from tm_jax.flags import parse
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
+from tm_jax.models.viseme_config import VisemeConfig
+from tm_jax.models.visemes import VisemeEncoder
+from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header, save_model
+from tm_jax.streaming.jax_engine import read_rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Ship a VAE, a student, what it hears through and the reader that measures them."""
+
+    vae: Path = Path("runs/tiny_vae_refined/weights.safetensors")
+    """The VAE's run; a public folder or Hub id is left where it is."""
+    reader: Path = Path("runs/tiny_reader/weights.safetensors")
+    """The run of the evaluation's reader; left out if the file does not exist."""
+    visemes: Path = Path("runs/tiny_visemes/weights.safetensors")
+    """The run of the viseme encoder; left out if the file does not exist."""
+    student: Path = Path("runs/tiny_student/weights.safetensors")
+    """The student's run."""
+    out: Path = Path("tm_jax/weights")
+    """Folder to write vae, visemes, student and reader.safetensors to."""
+
+
+def _copy(source: Path, target: Path, model_class, config_class, extra: dict) -> None:
+    model = load_model(source, model_class, config_class)
+    origin = read_header(source).meta
+    config = read_config(source, config_class)
+    save_model(target, model, config, meta={"trained": origin, **extra}, dtype="f16")
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def main() -> int:
+    """Writes the files; returns the exit status."""
+    try:
+        arguments = parse(Arguments, prog="python -m tm_jax.training.release")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        if is_own(arguments.vae):
+            _copy(arguments.vae, arguments.out / "vae.safetensors", VAE, VAEConfig, {})
+        else:
+            print(f"{arguments.vae} is public and is not copied: infer.py reads it by --wan")
+        if arguments.reader.exists():
+            _copy(arguments.reader, arguments.out / "reader.safetensors", Reader, ReaderConfig, {})
+        if arguments.visemes.exists():
+            _copy(arguments.visemes, arguments.out / "visemes.safetensors", VisemeEncoder, VisemeConfig, {})
+        rollout = {"rollout": to_json(read_rollout(arguments.student))}
+        _copy(arguments.student, arguments.out / "student.safetensors", DiT, DiTConfig, rollout)
+    except InputError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
