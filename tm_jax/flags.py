@@ -116,11 +116,11 @@ def _unknown(tokens: Sequence[str], known: Iterable[str]) -> str:
     flags = [token.split("=")[0] for token in tokens if token.startswith("-")]
     if not flags:
         return f"nothing takes {' '.join(tokens)!r}; --help lists all flags"
-    told = []
+    unknown = []
     for flag in flags:
         near = nearest(flag, known)
-        told.append(f"{flag} (did you mean {' or '.join(near)}?)" if near else flag)
-    return f"there is no flag {' and no '.join(told)}; --help lists all flags"
+        unknown.append(f"{flag} (did you mean {' or '.join(near)}?)" if near else flag)
+    return f"there is no flag {' and no '.join(unknown)}; --help lists all flags"
 
 
 def _sentence(event: _errors.ParseErrorEvent, known: Sequence[str]) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tm_jax.evaluation.lip_sync import audio_envelope, correlations, lip_sync
-from tm_jax.evaluation.oracle import OracleConfig, hear, train_oracle, windows
+from tm_jax.evaluation.oracle import OracleConfig, predict, train_oracle, windows
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_the_oracle_hears_what_the_sound_tells(rng):
     sounds, openings = zip(*[clip() for _ in range(6)], strict=True)
     oracle = train_oracle(list(sounds), list(openings), config)
     sound, opening = clip()
-    heard = hear(oracle, sound[None], len(opening), config)[0]
-    assert np.corrcoef(heard, opening)[0, 1] > 0.85
+    predicted = predict(oracle, sound[None], len(opening), config)[0]
+    assert np.corrcoef(predicted, opening)[0, 1] > 0.85
 
 
 def test_windows_look_where_they_say(rng):

@@ -59,13 +59,13 @@ def test_a_sound_without_truth_is_compared_with_what_is_heard(given, tiny_reader
     encoder = jax.jit(lambda: VisemeEncoder(VisemeConfig(width=8, outputs=4), rngs=nnx.Rngs(0)))()
     save_model(tmp_path / "visemes.safetensors", encoder, encoder.config)
     save_model(tmp_path / "reader.safetensors", tiny_reader, tiny_reader.config)
-    heard, mode = watch.hear(given / "speech.wav", tmp_path / "visemes.safetensors")
+    opening, mode = watch.viseme_opening(given / "speech.wav", tmp_path / "visemes.safetensors")
     truth = json.loads((given / "speech.json").read_text())
-    assert heard.shape == mode.shape == (len(truth["opening"]),) and 0 < mode.mean() < 1
+    assert opening.shape == mode.shape == (len(truth["opening"]),) and 0 < mode.mean() < 1
 
     class Seen:
         def track(self, name):
-            return np.roll(heard, 2)[None] if name == "opening" else None
+            return np.roll(opening, 2)[None] if name == "opening" else None
 
     monkeypatch.setattr("tm_jax.evaluation.reader.read", lambda reader, frames: Seen())
     files = {"reader": tmp_path / "reader.safetensors", "visemes": tmp_path / "visemes.safetensors"}

@@ -19,6 +19,7 @@ from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, sc
 from tm_jax.training.flow_matching import level_weight
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.ode_pairs import OdePairs
+from tm_jax.training.student_clips import long_clip
 from tm_jax.training.student_phase import PairedClips, StudentExperiment
 from tm_jax.types import Conditioning
 
@@ -136,8 +137,8 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
 
     @jax.jit
     def all_at_once(student, batch):
-        given, told, estimate = phase._long_input(student, batch, exit_step, rollout.sigmas[exit_step], key)
-        return estimate(student, given), told
+        clip = long_clip(student, rollout, batch, exit_step, key)
+        return clip.estimate(student, clip.noisy), clip.conditioning
 
     again, conditioning = all_at_once(student, batch)
 

@@ -95,19 +95,19 @@ class _Stream:
         self.speaking = np.zeros(0, bool)
         self.base = 0  # number of the first token that is kept
         self.pending: list[np.ndarray] = []  # sound not yet passed on
-        self.heard, self.passed = 0, 0  # samples
+        self.received, self.passed = 0, 0  # samples
         self.index, self.frames = 0, 0
         self.ended = False
 
     def push(self, samples: np.ndarray) -> None:
         self.pending.append(samples)
-        self._hear(samples)
+        self._receive(samples)
 
-    def _hear(self, samples: np.ndarray) -> None:
+    def _receive(self, samples: np.ndarray) -> None:
         settings = self.settings
-        deaf = inside(settings.listen, self.heard, len(samples), SAMPLE_RATE)
-        silenced = np.where(deaf | (settings.mode == "listen"), np.float32(0), samples)
-        self.heard += len(samples)
+        silenced_here = inside(settings.listen, self.received, len(samples), SAMPLE_RATE)
+        silenced = np.where(silenced_here | (settings.mode == "listen"), np.float32(0), samples)
+        self.received += len(samples)
         tokens, self.front_state = settings.front_end.push(self.front_state, silenced)
         self.tokens = np.concatenate([self.tokens, tokens])
         self.speaking = np.concatenate([self.speaking, self.activity.push(silenced)])
@@ -122,7 +122,7 @@ class _Stream:
 
     def finish(self) -> None:
         """The end of the sound: what comes after it is silence."""
-        self.ended, self.length = True, self.heard
+        self.ended, self.length = True, self.received
 
     def frames_left(self) -> int:
         return -(-self.length // SAMPLES_PER_FRAME) - self.frames
@@ -130,7 +130,7 @@ class _Stream:
     def take(self) -> ChunkAudio:
         if self.ended:
             while not self.ready():
-                self._hear(np.zeros(SAMPLES_PER_TOKEN * TOKENS_PER_LATENT, np.float32))
+                self._receive(np.zeros(SAMPLES_PER_TOKEN * TOKENS_PER_LATENT, np.float32))
         settings, first = self.settings, self.settings.chunk * self.index
         latents = range(first, first + settings.chunk)
         windows = np.stack([self._window(latent) for latent in latents])

@@ -160,8 +160,13 @@ def write_checkpoint(folder: Path, config: DiTConfig, files: int, dtype: str) ->
                 file.write(_values(key, shapes[key], dtype).tobytes())
     index = {"metadata": {"total_size": total * itemsize}, "weight_map": weight_map}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-    told = {"model_type": "t2v", "dim": config.width, "num_heads": config.heads, "num_layers": config.layers}
-    (folder / "config.json").write_text(json.dumps(told))
+    stated = {
+        "model_type": "t2v",
+        "dim": config.width,
+        "num_heads": config.heads,
+        "num_layers": config.layers,
+    }
+    (folder / "config.json").write_text(json.dumps(stated))
 
 
 def _memory(field: str) -> int:

@@ -189,7 +189,7 @@ def _dit_figure(size: Size, rng: np.random.Generator, repeats: int, blocks: int)
 
     def forward(model, x, sigma, text, image):
         frames, height, width = size.latents
-        told = Conditioning(
+        conditioning = Conditioning(
             text_tokens=text,
             image_tokens=image,
             condition=x[..., config.out_channels :],
@@ -198,7 +198,7 @@ def _dit_figure(size: Size, rng: np.random.Generator, repeats: int, blocks: int)
             face_mask=jnp.ones((1, height, width)),
             mode=jnp.zeros((1, frames), jnp.int32),
         )
-        return model(x[..., : config.out_channels], sigma, told, pattern=Bidirectional())
+        return model(x[..., : config.out_channels], sigma, conditioning, pattern=Bidirectional())
 
     def reference(x, sigma, text, image):
         return theirs(

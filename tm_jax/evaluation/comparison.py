@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Truth:
     """What the held-out clips asked for, without their pictures."""
 
     audio: Float[np.ndarray, "n s"]
@@ -26,9 +26,9 @@ class Asked:
     language: tuple[str, ...]
 
 
-def sync_of(measured: Measured, asked: Asked) -> LipSync:
+def sync_of(measured: Measured, truth: Truth) -> LipSync:
     """Lip-sync of what was read against what was asked."""
-    return lip_sync(measured.opening, asked.opening, asked.mode)
+    return lip_sync(measured.opening, truth.opening, truth.mode)
 
 
 def sync_figures(
@@ -54,12 +54,12 @@ def sync_figures(
     return figures
 
 
-def control_figures(asked: Asked, oracle: Float[np.ndarray, "n t"] | None) -> list[Figure]:
+def control_figures(truth: Truth, oracle: Float[np.ndarray, "n t"] | None) -> list[Figure]:
     """The audio's envelope and the oracle."""
-    envelope = audio_envelope(asked.audio, asked.opening.shape[1])
-    figures = sync_figures("audio envelope", lip_sync(envelope, asked.opening, asked.mode))
+    envelope = audio_envelope(truth.audio, truth.opening.shape[1])
+    figures = sync_figures("audio envelope", lip_sync(envelope, truth.opening, truth.mode))
     if oracle is not None:
-        figures += sync_figures("oracle", lip_sync(oracle, asked.opening, asked.mode))
+        figures += sync_figures("oracle", lip_sync(oracle, truth.opening, truth.mode))
     return figures
 
 
@@ -80,11 +80,11 @@ def picture_ratios(measured: Measured, real: Measured) -> dict[str, float]:
     }
 
 
-def vae_figures(measured: Measured, real: Measured, asked: Asked) -> list[Figure]:
+def vae_figures(measured: Measured, real: Measured, truth: Truth) -> list[Figure]:
     """The gates of the VAE."""
-    sync, psnr = sync_of(measured, asked), bootstrap(measured.pictures["psnr"])
+    sync, psnr = sync_of(measured, truth), bootstrap(measured.pictures["psnr"])
     ratios = picture_ratios(measured, real)
-    speaking = asked.mode == 1
+    speaking = truth.mode == 1
     spreads = [
         ours[keep].std() / max(true[keep].std(), 1e-6)
         for ours, true, keep in zip(measured.opening, real.opening, speaking, strict=True)
@@ -101,17 +101,17 @@ def vae_figures(measured: Measured, real: Measured, asked: Asked) -> list[Figure
     ]
 
 
-def mouth_share(measured: Measured, asked: Asked) -> tuple[float, int]:
+def mouth_share(measured: Measured, truth: Truth) -> tuple[float, int]:
     """Movement of the mouth while listening as a share of that while speaking, and over how many clips."""
-    listening, speaking = measured.mouth(asked.mode)
+    listening, speaking = measured.mouth(truth.mode)
     both = np.isfinite(listening) & np.isfinite(speaking)
     return (float(listening[both].mean() / speaking[both].mean()) if both.any() else NAN), int(both.sum())
 
 
-def listening_figures(name: str, measured: Measured, real: Measured, asked: Asked) -> list[Figure]:
+def listening_figures(name: str, measured: Measured, real: Measured, truth: Truth) -> list[Figure]:
     """Mouth at rest while listening; head and eyes alive."""
-    share, count = mouth_share(measured, asked)
-    own, _ = mouth_share(real, asked)
+    share, count = mouth_share(measured, truth)
+    own, _ = mouth_share(real, truth)
     ratios = picture_ratios(measured, real)
     return [
         Figure(
@@ -126,7 +126,7 @@ def listening_figures(name: str, measured: Measured, real: Measured, asked: Aske
 
 
 def student_figures(
-    systems: dict[str, Measured], real: Measured, asked: Asked, distances: dict[str, float]
+    systems: dict[str, Measured], real: Measured, truth: Truth, distances: dict[str, float]
 ) -> list[Figure]:
     """The student against real, beside the teacher and the baselines that distillation must beat."""
     student = systems["student"]
@@ -134,13 +134,13 @@ def student_figures(
     baselines = [distances[name] for name in ("untrained", "warm-up") if name in distances]
     ceiling = 1.15 * distances["teacher"] if "teacher" in distances else None
     figures = [
-        *sync_figures("student", sync_of(student, asked), least=0.90, controls=True),
+        *sync_figures("student", sync_of(student, truth), least=0.90, controls=True),
         within("student: sharpness", ratios["sharpness"], 0.15),
         within("student: flicker", ratios["flicker"], 0.15),
         Figure("student: blink rate", ratios["blink rate"], note="against real"),
         Figure("student: head spread", ratios["head spread"], note="against real"),
         Figure("student: chunk borders", ratios["chunk borders"], most=1.25, note="of the true clip's ratio"),
-        *listening_figures("student", student, real, asked),
+        *listening_figures("student", student, real, truth),
         Figure("student: Fréchet", distances["student"], most=ceiling, note="1.15 × teacher"),
     ]
     if baselines:
@@ -155,11 +155,11 @@ def student_figures(
     return figures
 
 
-def system_figures(name: str, measured: Measured, real: Measured, asked: Asked) -> list[Figure]:
+def system_figures(name: str, measured: Measured, real: Measured, truth: Truth) -> list[Figure]:
     """The same figures for a teacher or a baseline, without targets of their own."""
     ratios = picture_ratios(measured, real)
     least = 0.92 if name == "teacher" else None
-    figures = sync_figures(name, sync_of(measured, asked), least=least, controls=name == "teacher")
+    figures = sync_figures(name, sync_of(measured, truth), least=least, controls=name == "teacher")
     return figures + [Figure(f"{name}: {key}", value, note="against real") for key, value in ratios.items()]
 
 

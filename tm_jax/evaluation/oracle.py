@@ -77,12 +77,12 @@ def train_oracle(
     sounds: list[np.ndarray], openings: list[np.ndarray], config: OracleConfig = OracleConfig(), seed: int = 0
 ) -> Oracle:
     """Train on sounds [s] at 16 kHz and their openings [t] at 25 fps."""
-    heard = np.concatenate(
+    tokens = np.concatenate(
         [windows(sound, len(opening), config) for sound, opening in zip(sounds, openings, strict=True)]
     )
-    told = np.concatenate(openings).astype(np.float32)
-    mean, std = heard.mean(0), heard.std(0) + 1e-3
-    layers = jax.jit(lambda: _Layers(heard.shape[1], config.hidden, rngs=nnx.Rngs(seed)))()
+    targets = np.concatenate(openings).astype(np.float32)
+    mean, std = tokens.mean(0), tokens.std(0) + 1e-3
+    layers = jax.jit(lambda: _Layers(tokens.shape[1], config.hidden, rngs=nnx.Rngs(seed)))()
     tx = optax.adamw(optax.cosine_decay_schedule(config.learning_rate, config.steps), weight_decay=1e-2)
 
     @jax.jit
@@ -95,9 +95,9 @@ def train_oracle(
     moments = jax.jit(tx.init)(layers)
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
     for index in range(config.steps):
-        chosen = rng.integers(0, len(heard), config.batch_size)
-        inputs = (heard[chosen] - mean) / std
-        layers, moments = step(layers, moments, inputs, told[chosen], jax.random.fold_in(key, index))
+        chosen = rng.integers(0, len(tokens), config.batch_size)
+        inputs = (tokens[chosen] - mean) / std
+        layers, moments = step(layers, moments, inputs, targets[chosen], jax.random.fold_in(key, index))
     return Oracle(layers=layers, mean=jnp.asarray(mean), std=jnp.asarray(std))
 
 
@@ -106,7 +106,7 @@ def _hear(oracle: Oracle, inputs: Array) -> Array:
     return oracle.layers((inputs - oracle.mean[None]) / oracle.std[None])
 
 
-def hear(
+def predict(
     oracle: Oracle, audio: Float[np.ndarray, "n s"], frames: int, config: OracleConfig = OracleConfig()
 ) -> Float[np.ndarray, "n t"]:
     """The openings that the oracle hears in n sounds of equal length."""

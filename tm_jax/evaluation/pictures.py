@@ -14,15 +14,15 @@ from tm_jax.evaluation.drift import Minute
 
 
 def openings(
-    path: Path, asked: Float[np.ndarray, "n t"], read: dict[str, np.ndarray], mode: np.ndarray, count: int = 4
+    path: Path, truth: Float[np.ndarray, "n t"], read: dict[str, np.ndarray], mode: np.ndarray, count: int = 4
 ) -> None:
     """Curves of a few clips: the opening asked for and what was read from each system."""
-    count = min(count, len(asked))
+    count = min(count, len(truth))
     figure, axes = plt.subplots(count, 1, figsize=(11, 1.9 * count), sharex=True, squeeze=False)
-    seconds = np.arange(asked.shape[1]) / 25
+    seconds = np.arange(truth.shape[1]) / 25
     for clip, axis in enumerate(axes[:, 0]):
         axis.fill_between(seconds, 0, 1, where=mode[clip] == 0, color="0.92", step="mid", label="listening")
-        axis.plot(seconds, asked[clip], "k", lw=1.6, label="asked")
+        axis.plot(seconds, truth[clip], "k", lw=1.6, label="asked")
         for name, values in read.items():
             axis.plot(seconds, values[clip], lw=1, label=name)
         axis.set_ylim(-0.1, 1.1)

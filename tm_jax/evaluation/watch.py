@@ -60,8 +60,8 @@ def read_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
         InputError: the file is not what ``--speech`` writes.
     """
     try:
-        told = json.loads(path.read_text())
-        opening, mode = np.asarray(told["opening"], np.float64), np.asarray(told["mode"], np.int32)
+        truth = json.loads(path.read_text())
+        opening, mode = np.asarray(truth["opening"], np.float64), np.asarray(truth["mode"], np.int32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"--truth {path} has no opening and mode of every frame ({error!r}): "
@@ -70,7 +70,7 @@ def read_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return opening, mode
 
 
-def hear(path: Path, visemes: Path) -> tuple[np.ndarray, np.ndarray]:
+def viseme_opening(path: Path, visemes: Path) -> tuple[np.ndarray, np.ndarray]:
     """Opening that the viseme encoder hears, and mode by voice activity, of every frame at 25 fps.
 
     Raises:
@@ -101,7 +101,7 @@ def watch(arguments: Arguments) -> str:
     """One line: lip-sync, its control and its offset."""
     if (arguments.truth is None) == (arguments.audio is None):
         raise InputError("Give one of --truth and --audio: what the mouth is compared with.")
-    told = None if arguments.truth is None else read_truth(arguments.truth)
+    truth = None if arguments.truth is None else read_truth(arguments.truth)
     frames = read_frames(arguments.video)
     # Importing JAX takes seconds: a wrong file is answered before.
     from tm_jax.evaluation.lip_sync import lip_sync
@@ -109,7 +109,7 @@ def watch(arguments: Arguments) -> str:
     from tm_jax.evaluation.statistics import pearson
     from tm_jax.pretrained.weights import load_model
 
-    opening, mode = told or hear(arguments.audio, arguments.visemes)
+    opening, mode = truth or viseme_opening(arguments.audio, arguments.visemes)
     count = min(len(frames), len(opening))
     reader = load_model(arguments.reader, Reader, ReaderConfig)
     seen = read(reader, frames[None, :count]).track("opening")
@@ -117,7 +117,7 @@ def watch(arguments: Arguments) -> str:
     sync = lip_sync(seen, opening, mode)
     speaking = mode[0] == 1
     turned = pearson(seen[0, speaking], np.roll(opening[0, speaking], SHIFT))
-    figure = "lip-sync" if told else "correlation with the opening that is heard"
+    figure = "lip-sync" if truth else "correlation with the opening that is heard"
     return (
         f"{figure} {sync.correlation.mean:.2f} over {int(mode.sum())} speaking frames, "
         f"{sync.offset:+.0f} frames late; against what was said 2 s before {turned:.2f}"

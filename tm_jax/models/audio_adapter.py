@@ -89,12 +89,12 @@ class AudioAttention(nnx.Module):
         """
         (batch, length, heads, head_dim), (_, frames, slots, _) = query.shape, tokens.shape
         split = lambda x, count: x.reshape(batch * frames, count, heads, head_dim)
-        heard = attention(
+        read = attention(
             split(query, length // frames),
             split(self.key(tokens), slots),
             split(self.value(tokens), slots),
             backend=backend,
         )
-        heard = heard.reshape(batch, frames, length // frames, heads, head_dim)
-        heard = heard * face[:, None, :, None, None].astype(heard.dtype)
-        return heard.reshape(query.shape)
+        read = read.reshape(batch, frames, length // frames, heads, head_dim)
+        read = read * face[:, None, :, None, None].astype(read.dtype)
+        return read.reshape(query.shape)

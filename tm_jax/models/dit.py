@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from tm_jax.models.audio_adapter import AudioEmbedding
-from tm_jax.models.dit_block import Block, CrossKV, Heard
+from tm_jax.models.dit_block import AudioInputs, Block, CrossKV
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.attention import attention
 from tm_jax.nn.cache import ChunkKV, KVCache, empty_cache
@@ -135,10 +135,10 @@ class DiT(nnx.Module):
         else:
             attend = self._sparse(pattern.chunk, frames, tables, chunk_indices)
         kept = None if context is None else jax.lax.stop_gradient(context.previous())
-        x, heard, modulation, time = self._embed(noisy, sigma, conditioning)
+        x, audio, modulation, time = self._embed(noisy, sigma, conditioning)
         text, image = self._embed_condition(conditioning)
         cross = lambda block, _: block.cross_keys_values(text, image)
-        x, _ = self._layers(x, modulation, cross, None, heard, attend, kept, keep_kv=False)
+        x, _ = self._layers(x, modulation, cross, None, audio, attend, kept, keep_kv=False)
         return self._velocity(self._head(x, time, frames, rows, columns), noisy, sigma, conditioning)
 
     def condition(self, conditioning: Conditioning) -> ConditionCache:
@@ -176,14 +176,14 @@ class DiT(nnx.Module):
             return attention(rotate(query, own), keys, values, mask=mask, backend=self.config.attention)
 
         cache = self.condition(conditioning) if condition_cache is None else condition_cache
-        x, heard, modulation, time = self._embed(noisy, sigma, conditioning)
+        x, audio, modulation, time = self._embed(noisy, sigma, conditioning)
         cross = lambda _, layer: layer
         remembered = ChunkKV(context.keys, context.values)
         x, (keys, values) = self._layers(
-            x, modulation, cross, cache.cross, heard, attend, remembered, keep_kv=True
+            x, modulation, cross, cache.cross, audio, attend, remembered, keep_kv=True
         )
-        told = self._head(x, time, frames, rows, columns)
-        return self._velocity(told, noisy, sigma, conditioning), ChunkKV(keys, values)
+        prediction = self._head(x, time, frames, rows, columns)
+        return self._velocity(prediction, noisy, sigma, conditioning), ChunkKV(keys, values)
 
     def empty_cache(self, *, batch: int, chunk: int, height: int, width: int) -> KVCache:
         """The context of chunk 0 for chunks of ``chunk`` latent frames of height × width."""
@@ -270,19 +270,19 @@ class DiT(nnx.Module):
             noisy = jnp.concatenate([noisy, conditioning.condition.astype(noisy.dtype)], axis=-1)
         patches = noisy.reshape(batch, frames, rows, high, columns, wide, -1).transpose(0, 1, 2, 4, 3, 5, 6)
         x = self.patch_embedding(patches.reshape(batch, frames, rows * columns, -1))
-        heard = None
+        audio = None
         if config.has_audio:
             mode = self.mode_embedding[...][conditioning.mode].astype(x.dtype)
             x = x + mode[:, :, None]
             face = conditioning.face_mask.reshape(batch, rows, high, columns, wide).mean((2, 4))
-            heard = Heard(
+            audio = AudioInputs(
                 tokens=self.audio_embedding(conditioning.audio_tokens, conditioning.audio_keep),
                 face=face.reshape(batch, -1),
             )
         x = shard(x.reshape(batch, frames * rows * columns, -1), "batch", None, None)
         time = self.time_embedding(time_features(sigma, config.time_frequencies))
         modulation = self.time_projection(jax.nn.silu(time)).reshape(batch, 6, config.width)
-        return x, heard, modulation, time
+        return x, audio, modulation, time
 
     def _embed_condition(self, conditioning: Conditioning) -> tuple[Array, Array | None]:
         """Text and image as model tokens."""
@@ -290,12 +290,12 @@ class DiT(nnx.Module):
         image = self.image_embedding(conditioning.image_tokens) if self.config.has_image else None
         return text, image
 
-    def _layers(self, x, modulation, cross, cross_layers, heard, attend, context, *, keep_kv: bool):
+    def _layers(self, x, modulation, cross, cross_layers, audio, attend, context, *, keep_kv: bool):
         """Scan the blocks; ``cross(block, layer of cross_layers)`` gives a block's text and image K/V."""
 
         def body(x, layer):
             block, cross_layer, remembered = layer
-            x, kv = block(x, modulation, cross(block, cross_layer), heard, attend, remembered)
+            x, kv = block(x, modulation, cross(block, cross_layer), audio, attend, remembered)
             return x, kv if keep_kv else None
 
         body = jax.checkpoint(body, prevent_cse=False, policy=None if self.config.remat else KEEP_PRODUCTS)
@@ -311,11 +311,11 @@ class DiT(nnx.Module):
         x = x.reshape(x.shape[0], frames, rows, columns, high, wide, -1).transpose(0, 1, 2, 4, 3, 5, 6)
         return x.reshape(x.shape[0], frames, rows * high, columns * wide, -1)
 
-    def _velocity(self, told: Array, noisy: Array, sigma: Array, conditioning: Conditioning) -> Array:
+    def _velocity(self, prediction: Array, noisy: Array, sigma: Array, conditioning: Conditioning) -> Array:
         """The velocity that belongs to what the last layer gave."""
         if self.config.predicts == "velocity":
-            return told
+            return prediction
         still = conditioning.condition[..., -self.config.out_channels :].astype(jnp.float32)
-        clean = still + self.config.change_scale * told
+        clean = still + self.config.change_scale * prediction
         level = jnp.maximum(per_clip(sigma.astype(jnp.float32)), LEAST_SIGMA)
         return (noisy.astype(jnp.float32) - clean) / level

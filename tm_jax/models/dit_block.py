@@ -51,7 +51,7 @@ class CrossKV:
 
 
 @flax.struct.dataclass
-class Heard:
+class AudioInputs:
     """What cross-attention needs of the audio."""
 
     tokens: Any
@@ -130,7 +130,7 @@ class Block(nnx.Module):
         x: Float[Array, "b l d"],
         modulation: Float[Array, "b 6 d"],
         cross: CrossKV,
-        heard: Heard | None,
+        audio: AudioInputs | None,
         attend: Callable,
         context=None,
     ) -> tuple[Float[Array, "b l d"], tuple[Array, Array]]:
@@ -145,18 +145,18 @@ class Block(nnx.Module):
         update = self.self_attention.project(read)
         x = (x + update * before.gate).astype(dtype)
 
-        x = x + self._cross(self.cross_norm(x).astype(dtype), cross, heard)
+        x = x + self._cross(self.cross_norm(x).astype(dtype), cross, audio)
 
         inputs = after.apply(x, eps).astype(dtype)
         x = (x + self.feed_forward(inputs) * after.gate).astype(dtype)
         return shard(x, "batch", None, None), (key, value)
 
-    def _cross(self, x: Array, cross: CrossKV, heard: Heard | None) -> Array:
+    def _cross(self, x: Array, cross: CrossKV, audio: AudioInputs | None) -> Array:
         backend = self.config.attention
         query = self.cross_attention.queries(x)
         read = attention(query, cross.text_keys, cross.text_values, backend=backend)
         if cross.image_keys is not None:
             read = read + attention(query, cross.image_keys, cross.image_values, backend=backend)
-        if heard is not None:
-            read = read + self.audio(query, heard.tokens, heard.face, backend)
+        if audio is not None:
+            read = read + self.audio(query, audio.tokens, audio.face, backend)
         return self.cross_attention.project(checkpoint_name(read, "attention"))

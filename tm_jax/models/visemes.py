@@ -41,8 +41,8 @@ class VisemeEncoder(nnx.Module):
         """Tokens ``past`` … l - 1."""
         x = self.first(mel)
         for distance, norm, layer in zip(self.config.dilations, self.norms, self.layers, strict=True):
-            heard = norm(x)
-            taps = (heard[:, : -2 * distance], heard[:, distance:-distance], heard[:, 2 * distance :])
+            mel = norm(x)
+            taps = (mel[:, : -2 * distance], mel[:, distance:-distance], mel[:, 2 * distance :])
             x = x[:, 2 * distance :] + layer(nnx.gelu(jnp.concatenate(taps, -1)))
         return self.norm(self.last(nnx.gelu(self.middle(x))))
 
@@ -103,9 +103,9 @@ class VisemeFrontEnd:
     ) -> tuple[Float32[np.ndarray, "l d"], VisemeStream]:
         """Take any number of samples (none too), return the tokens they complete and the next state."""
         mel, sound = self.mel.push(state.sound, samples)
-        heard = np.concatenate([state.mel, mel])
-        kept = heard[len(heard) - self.encoder.config.past :].copy()
-        return self._tokens(heard), VisemeStream(sound=sound, mel=kept)
+        mel = np.concatenate([state.mel, mel])
+        kept = mel[len(mel) - self.encoder.config.past :].copy()
+        return self._tokens(mel), VisemeStream(sound=sound, mel=kept)
 
     def _tokens(self, mel: Float32[np.ndarray, "l mel"]) -> Float32[np.ndarray, "l_out d"]:
         past = self.encoder.config.past

@@ -112,8 +112,8 @@ class Wav2Vec2FrontEnd:
         """Take any number of samples, return the tokens of the hops that they complete and the next state."""
         c = self.config
         sound = np.concatenate([state.sound, samples.astype(np.float32, copy=False)])
-        heard = state.first + len(sound) // SAMPLES_PER_TOKEN
-        hops = max(0, (heard - c.lookahead - state.done) // c.hop)
+        received = state.first + len(sound) // SAMPLES_PER_TOKEN
+        hops = max(0, (received - c.lookahead - state.done) // c.hop)
         starts = state.done + c.hop * np.arange(hops)
         given = [self._compute(sound, state.first, group) for group in self._groups(starts)]
         done = state.done + c.hop * hops

@@ -88,7 +88,7 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _told(config: dict, **fields: str) -> dict[str, Any]:
+def _stated(config: dict, **fields: str) -> dict[str, Any]:
     """Our field → the value of their field, for those that config.json has; lists become tuples."""
     found = {ours: config[theirs] for ours, theirs in fields.items() if config.get(theirs) is not None}
     return {ours: tuple(value) if isinstance(value, list) else value for ours, value in found.items()}
@@ -116,7 +116,7 @@ def _dit(shapes: Shapes, config: dict, *, diffusers: bool) -> DiTConfig:
     cells = seen["patch"][0] * seen["patch"][1] * seen["patch"][2]
     seen["out_channels"] = _size(shapes, pick("proj_out.weight", "head.head.weight"), 0, 16 * cells) // cells
     if diffusers:
-        told = _told(
+        stated = _stated(
             config,
             heads="num_attention_heads",
             layers="num_layers",
@@ -129,12 +129,12 @@ def _dit(shapes: Shapes, config: dict, *, diffusers: bool) -> DiTConfig:
             eps="eps",
         )
         if "num_attention_heads" in config and "attention_head_dim" in config:
-            told["width"] = config["num_attention_heads"] * config["attention_head_dim"]
+            stated["width"] = config["num_attention_heads"] * config["attention_head_dim"]
         if "image_dim" in config:
-            told["has_image"] = config["image_dim"] is not None
-            told.update(_told(config, image_width="image_dim"))
+            stated["has_image"] = config["image_dim"] is not None
+            stated.update(_stated(config, image_width="image_dim"))
     else:
-        told = _told(
+        stated = _stated(
             config,
             width="dim",
             ffn="ffn_dim",
@@ -147,15 +147,15 @@ def _dit(shapes: Shapes, config: dict, *, diffusers: bool) -> DiTConfig:
             eps="eps",
         )
         if "model_type" in config:
-            told["has_image"] = config["model_type"] == "i2v"
-    return DiTConfig(**{**seen, **told, "audio_dim": 0})
+            stated["has_image"] = config["model_type"] == "i2v"
+    return DiTConfig(**{**seen, **stated, "audio_dim": 0})
 
 
 def _vae(shapes: Shapes, config: dict) -> VAEConfig:
     residual = "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes
     z = _size(shapes, "decoder.conv_in.weight", 1, 16)
     seen = {"base_dim": _size(shapes, "encoder.conv_in.weight", 0, 96), "z_dim": z, "residual": residual}
-    told = _told(
+    stated = _stated(
         config,
         base_dim="base_dim",
         decoder_base_dim="decoder_base_dim",
@@ -168,12 +168,12 @@ def _vae(shapes: Shapes, config: dict) -> VAEConfig:
         latents_mean="latents_mean",
         latents_std="latents_std",
     )
-    if "latents_mean" not in told and z != VAEConfig().z_dim:
+    if "latents_mean" not in stated and z != VAEConfig().z_dim:
         raise InputError(
             f"a VAE of {z} latent channels needs its config.json, "
             "which holds their means; put it beside the weights"
         )
-    return VAEConfig(**{**seen, **told})
+    return VAEConfig(**{**seen, **stated})
 
 
 def _umt5(shapes: Shapes, config: dict) -> UMT5Config:
@@ -189,7 +189,7 @@ def _umt5(shapes: Shapes, config: dict) -> UMT5Config:
         "layers": _count(shapes, r"encoder\.block\.(\d+)\."),
         "buckets": _size(shapes, f"{attention}.relative_attention_bias.weight", 0, 32),
     }
-    told = _told(
+    stated = _stated(
         config,
         vocab_size="vocab_size",
         width="d_model",
@@ -201,7 +201,7 @@ def _umt5(shapes: Shapes, config: dict) -> UMT5Config:
         max_distance="relative_attention_max_distance",
         eps="layer_norm_epsilon",
     )
-    return UMT5Config(**{**seen, **told})
+    return UMT5Config(**{**seen, **stated})
 
 
 def _clip(shapes: Shapes, config: dict) -> CLIPConfig:
@@ -217,7 +217,7 @@ def _clip(shapes: Shapes, config: dict) -> CLIPConfig:
         "image_size": side * patch,
         "patch": patch,
     }
-    told = _told(
+    stated = _stated(
         config.get("vision_config", config),
         width="hidden_size",
         heads="num_attention_heads",
@@ -227,7 +227,7 @@ def _clip(shapes: Shapes, config: dict) -> CLIPConfig:
         patch="patch_size",
         eps="layer_norm_eps",
     )
-    merged = {**seen, **told}
+    merged = {**seen, **stated}
     return CLIPConfig(**merged, output_layer=max(0, merged["layers"] - 1))
 
 
@@ -238,7 +238,7 @@ def _wav2vec2(shapes: Shapes, config: dict) -> Wav2Vec2Config:
         "layers": _count(shapes, r"encoder\.layers\.(\d+)\."),
     }
     seen["heads"] = max(1, seen["width"] // 64)
-    told = _told(
+    stated = _stated(
         config,
         conv_widths="conv_dim",
         conv_kernels="conv_kernel",
@@ -251,7 +251,7 @@ def _wav2vec2(shapes: Shapes, config: dict) -> Wav2Vec2Config:
         position_groups="num_conv_pos_embedding_groups",
         eps="layer_norm_eps",
     )
-    return Wav2Vec2Config(**{**seen, **told})
+    return Wav2Vec2Config(**{**seen, **stated})
 
 
 _DIFFUSION_PREFIX = ((r"^(model\.)?diffusion_model\.", ""),)

@@ -202,9 +202,9 @@ class Engine:
         self.vae = jax.device_put(vae, self.vae_device)
         # Without a second device both stages use one copy of the weights.
         self._encoder = self.vae if devices is None else jax.device_put(vae, self.dit_device)
-        told = {} if text_tokens is None else {"text_tokens": text_tokens[None]}
-        told |= {} if picture_encoder is None else {"picture_encoder": picture_encoder}
-        self._told = jax.device_put(told, self.dit_device)
+        constants = {} if text_tokens is None else {"text_tokens": text_tokens[None]}
+        constants |= {} if picture_encoder is None else {"picture_encoder": picture_encoder}
+        self._constants = jax.device_put(constants, self.dit_device)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, **options: Any) -> "Engine":
@@ -224,9 +224,9 @@ class Engine:
         return cls(vae, student, rollout=rollout, **options)
 
     @property
-    def knows_photographs(self) -> bool:
+    def has_picture_encoder(self) -> bool:
         """Whether the student sees through a picture encoder, as those born from Wan do."""
-        return "picture_encoder" in self._told
+        return "picture_encoder" in self._constants
 
     def warm_up(self) -> None:
         """Compile everything that a stream runs, so that the first one starts at once."""
@@ -251,7 +251,7 @@ class Engine:
         pixels = picture[None].astype(np.float32) / 127.5 - 1.0
         place = functools.partial(jax.device_put, device=self.dit_device)
         return encode_reference(
-            self._encoder, self.student, self.rollout, place(pixels), place(face), **self._told
+            self._encoder, self.student, self.rollout, place(pixels), place(face), **self._constants
         )
 
     def stream(
@@ -299,24 +299,24 @@ class Engine:
         state = jax.tree.map(jnp.copy, state)  # the caller may begin another stream with his
         config, rollout = self.student.config, self.rollout
         shape = (1, rollout.chunk, *self.grid, config.out_channels)
-        for heard in chunks:
+        for chunk in chunks:
             ready = time.perf_counter()
-            noises = np.stack([stream_noise(seed, heard.index, step, shape) for step in range(rollout.steps)])
-            inputs = jax.device_put((noises, heard.windows[None], heard.mode[None]), self.dit_device)
+            noises = np.stack([stream_noise(seed, chunk.index, step, shape) for step in range(rollout.steps)])
+            inputs = jax.device_put((noises, chunk.windows[None], chunk.mode[None]), self.dit_device)
             latents, state = denoise(self.student, rollout, reference, state, *inputs)
             latents.block_until_ready()
-            yield heard, latents, ready, time.perf_counter() - ready
+            yield chunk, latents, ready, time.perf_counter() - ready
 
     def _decoded(
         self, denoised: Iterator[tuple[ChunkAudio, Array, float, float]], started: float
     ) -> Iterator[StreamChunk]:
         """The VAE stage: frames of chunk after chunk with their sound."""
         state = None
-        for heard, latents, ready, dit_seconds in denoised:
+        for chunk, latents, ready, dit_seconds in denoised:
             begun = time.perf_counter()
             latents = jax.device_put(latents, self.vae_device)
-            pixels, state = decode(self.vae, latents, state, first=heard.index == 0)
-            frames = np.asarray(pixels)[: heard.frames]
+            pixels, state = decode(self.vae, latents, state, first=chunk.index == 0)
+            frames = np.asarray(pixels)[: chunk.frames]
             now = time.perf_counter()
             timing = ChunkTiming(dit_seconds, now - begun, now - ready, now - started)
-            yield StreamChunk(heard.index, frames, heard.samples, heard.mode, timing)
+            yield StreamChunk(chunk.index, frames, chunk.samples, chunk.mode, timing)

@@ -71,14 +71,14 @@ def make_video(
     engine = load_engine(
         Path(weights), wan=wan, speech=speech, prompt=prompt, size=parse_size(size) if size else None
     )
-    asked = face or ("auto" if engine.knows_photographs else "none")
-    round_it, box = framed(np.asarray(photo), asked, engine.size)
-    if asked == "auto" and box is None:
+    face_option = face or ("auto" if engine.has_picture_encoder else "none")
+    face_crop, box = framed(np.asarray(photo), face_option, engine.size)
+    if face_option == "auto" and box is None:
         print(
             f"no face was found in {image}: the whole picture may move (--face y0,x0,y1,x1 gives one)",
             file=sys.stderr,
         )
-    picture = fit(photo, engine.size, round_it)
+    picture = fit(photo, engine.size, face_crop)
     engine.warm_up()
     stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches, face_box=box)
     bar = tqdm(total=sound.seconds, unit="s", leave=False, bar_format=_BAR if sound.seconds else None)

@@ -124,11 +124,11 @@ def _text_tokens(
     """The prompt's embedding: from a file wherever there is one, by the text encoder otherwise."""
     own = weights / "prompt.safetensors"
     if prompt.endswith(".safetensors"):
-        told = load_prompt(prompt)
-    elif own.exists() and ((told := load_prompt(own)).text == prompt or not prompt):
+        embedded = load_prompt(prompt)
+    elif own.exists() and ((embedded := load_prompt(own)).text == prompt or not prompt):
         pass
     elif prompt:
-        (told,) = embed_prompts(_public(weights, wan, "text"), [prompt])
+        (embedded,) = embed_prompts(_public(weights, wan, "text"), [prompt])
     elif config.image_patch is not None:
         return None
     else:
@@ -136,10 +136,10 @@ def _text_tokens(
             f"There is no {own}: make it with python -m tm_jax.pretrained embed-prompt "
             f"{wan or 'WAN'} --out {own}, or give --prompt."
         )
-    tokens, width = told.embedding.shape
+    tokens, width = embedded.embedding.shape
     if width != config.text_width or tokens > config.text_length:
         raise InputError(
-            f"The prompt {told.text!r} has {tokens} tokens of width {width}, the student reads up to "
+            f"The prompt {embedded.text!r} has {tokens} tokens of width {width}, the student reads up to "
             f"{config.text_length} of width {config.text_width}: embed it with the student's text encoder."
         )
-    return told.tokens(config.text_length)
+    return embedded.tokens(config.text_length)

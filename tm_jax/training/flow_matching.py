@@ -39,10 +39,10 @@ def drop_conditions(
     """Each clip without its audio, or without its text, with these probabilities."""
     audio_key, text_key = jax.random.split(key)
     batch = conditioning.audio_keep.shape[0]
-    hears = jax.random.bernoulli(audio_key, 1 - audio, (batch, 1)).astype(conditioning.audio_keep.dtype)
-    reads = jax.random.bernoulli(text_key, 1 - text, (batch, 1, 1)).astype(conditioning.text_tokens.dtype)
+    keep_audio = jax.random.bernoulli(audio_key, 1 - audio, (batch, 1)).astype(conditioning.audio_keep.dtype)
+    keep_text = jax.random.bernoulli(text_key, 1 - text, (batch, 1, 1)).astype(conditioning.text_tokens.dtype)
     return conditioning.replace(
-        audio_keep=conditioning.audio_keep * hears, text_tokens=conditioning.text_tokens * reads
+        audio_keep=conditioning.audio_keep * keep_audio, text_tokens=conditioning.text_tokens * keep_text
     )
 
 

@@ -116,10 +116,10 @@ class _Stop:
     _signals = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
-        self.asked = False
+        self.requested = False
 
     def __call__(self, number, frame):
-        self.asked = True
+        self.requested = True
         for one in self._signals:
             signal.signal(one, signal.SIG_DFL)
         print("\nfinishing this step, then saving; once more exits at once", file=sys.stderr, flush=True)
@@ -256,7 +256,7 @@ def _run(
                 _preview(phase, state, config, log, done)
             if done % config.checkpoint_every == 0:
                 save()
-            if _agreed(stop.asked or time.monotonic() > deadline, done, config):
+            if _agreed(stop.requested or time.monotonic() > deadline, done, config):
                 break
         settle()
         save()
@@ -264,10 +264,10 @@ def _run(
         log.close(done)
     if done < config.steps:
         checkpoints.close()
-        reason = "stopped" if stop.asked else f"the {config.max_minutes:g} minutes are over"
+        reason = "stopped" if stop.requested else f"the {config.max_minutes:g} minutes are over"
         command = shlex.join(["python", *sys.argv])
         print(f"{reason} after step {done} of {config.steps}; to resume: {command}", file=sys.stderr)
-        if stop.asked:
+        if stop.requested:
             raise SystemExit(130)
     return state
 

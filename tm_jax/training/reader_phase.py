@@ -196,14 +196,14 @@ def reading_loss(
     error = error * jnp.where(gaze, jnp.clip(openness, 0, 1)[..., None], 1.0)
     weight = jnp.asarray([terms.opening if name == "opening" else 1.0 for name in TRACKS])
     each = error.mean((0, 1))
-    told = jnp.mean(jnp.square(seen.traits.reshape(people, poses, -1) - traits[:, None]))
+    traits_loss = jnp.mean(jnp.square(seen.traits.reshape(people, poses, -1) - traits[:, None]))
     embedding = seen.identity.reshape(people, poses, -1)
     within = embedding.var(1).mean()
     between = embedding.mean(1).var(0).mean()
     steady = within / (between + 1e-3)
-    loss = (weight * each).sum() / weight.sum() + terms.traits * told + terms.steady * steady
+    loss = (weight * each).sum() / weight.sum() + terms.traits * traits_loss + terms.steady * steady
     named = {name: each[index] for index, name in enumerate(TRACKS) if name in ("opening", "eyes", "x")}
-    return loss, {"loss": loss, "traits": told, "steady": steady, **named}
+    return loss, {"loss": loss, "traits": traits_loss, "steady": steady, **named}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,10 @@
     steps 0 … warmup-1     regression alone: cached teacher samples at σ = 1, real clips later
     from then on           critic every step; student every ``critic_per_student``-th, DMD + regression
 
-The student's clips are its own (parallel masked passes over fresh noise), now and then the end of a
-long stream with pinned positions, or start from a noised real clip.  Only the last of the student's
-passes carries gradient, and which pass is last is drawn for each step.
+Each update of the student is
+    drawn       a denoising step, and a clip from one of three sources (`student_clips`: own, real, long)
+    estimated   the clean clip with gradient; the gap between critic and guided teacher without (`dmd`)
+    updated     by DMD + regression; then the average of its parameters
 """
 
 import dataclasses
@@ -28,15 +29,13 @@ from tm_jax.data.encoded_videos import (
     videos_digest,
 )
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, LatentClips, conditioning_arrays
-from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.noise import stream_noise
-from tm_jax.diffusion.rollout import chunk_steps, init_stream, make_reference, parallel_steps
+from tm_jax.diffusion.rollout import parallel_steps
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
-from tm_jax.nn.masks import SparseCausal, positions
 from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.weights import load_model, save_model
 from tm_jax.training.dmd import (
@@ -51,7 +50,8 @@ from tm_jax.training.ode_pairs import OdePairs, PairsConfig, batch_conditioning,
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
-from tm_jax.types import Conditioning, Latents
+from tm_jax.training.student_clips import CLIPS, rollout_clip
+from tm_jax.types import Conditioning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +146,9 @@ class StudentPhase:
         self._warm = once(self._warmup_update, donate_argnums=0)
         self._critic = once(self._critic_update, donate_argnums=0)
         self._generate = {
-            (exit_step, start): once(self._student_update(exit_step, start), donate_argnums=0)
-            for exit_step in range(config.rollout.steps)
-            for start in ("own", "real", "long")
+            (step, source): once(self._student_update(step, source), donate_argnums=0)
+            for step in range(config.rollout.steps)
+            for source in CLIPS
         }
         self._rollout = jax.jit(
             lambda model, conditioning, noises: parallel_steps(model, config.rollout, conditioning, noises)[1]
@@ -179,14 +179,19 @@ class StudentPhase:
         state, metrics = self._critic(state, batch)
         turn, rest = divmod(index - config.warmup, config.critic_per_student)
         if rest == config.critic_per_student - 1:
-            draw = np.random.default_rng((config.loop.seed, index))
-            exit_step = 0 if draw.random() < config.exit_first else config.rollout.steps - 1
-            start = "real" if exit_step and draw.random() < config.real_start else "own"
-            if config.long_every and turn % config.long_every == config.long_every - 1:
-                start = "long"
-            state, student_metrics = self._generate[exit_step, start](state, self.teacher, batch)
+            state, student_metrics = self._generate[self._draw(index, turn)](state, self.teacher, batch)
             metrics |= student_metrics
         return state, metrics
+
+    def _draw(self, index: int, turn: int) -> tuple[int, str]:
+        """The denoising step and the source of the clip of the student's update number ``turn``."""
+        config = self.config
+        draw = np.random.default_rng((config.loop.seed, index))
+        step = 0 if draw.random() < config.exit_first else config.rollout.steps - 1
+        source = "real" if step and draw.random() < config.real_start else "own"
+        if config.long_every and turn % config.long_every == config.long_every - 1:
+            source = "long"
+        return step, source
 
     def _regression(self, student: DiT, batch: dict, key: jax.Array) -> jax.Array:
         pair, clip = batch["pair"], batch["clip"]
@@ -211,14 +216,9 @@ class StudentPhase:
         path = self.config.loop.folder / "warmup.safetensors"
         save_model(path, state.student.ema, self.config.model, self.describe())
 
-    def _own_clip(self, student: DiT, clip: dict, key: jax.Array) -> tuple[list[Latents], Latents]:
-        shape = (self.config.rollout.steps, *clip["latents"].shape)
-        noises = jax.random.normal(key, shape, clip["latents"].dtype)
-        return parallel_steps(student, self.config.rollout, Conditioning(**clip["conditioning"]), noises)
-
     def _critic_update(self, state: DistillationState, batch: dict):
         clip_key, loss_key = jax.random.split(state.critic.draw())
-        _, clean = self._own_clip(state.student.model, batch["clip"], clip_key)
+        _, clean = rollout_clip(state.student.model, self.config.rollout, batch["clip"], clip_key)
         conditioning = Conditioning(**batch["clip"]["conditioning"])
         loss, gradients = jax.value_and_grad(critic_loss)(
             state.critic.model, clean, conditioning, loss_key, self.config.loss
@@ -226,29 +226,26 @@ class StudentPhase:
         critic = state.critic.apply(gradients, self.critic_tx, self.config.ema)
         return state.replace(critic=critic), {"loss": loss, "critic_loss": loss}
 
-    def _student_update(self, exit_step: int, start: str) -> Any:
-        """The update whose DMD loss is applied to the pass ``exit_step`` of a clip from ``start``."""
-        config, sigma = self.config, self.config.rollout.sigmas[exit_step]
-        draw_input = {"own": self._own_input, "real": self._real_input, "long": self._long_input}[start]
+    def _student_update(self, step: int, source: str) -> Any:
+        """The update whose DMD loss is applied at denoising step ``step`` of a clip from ``source``."""
+        config, draw = self.config, CLIPS[source]
 
         def update(state: DistillationState, teacher: DiT, batch: dict):
-            keys = jax.random.split(state.student.draw(), 3)
-            frozen = state.student.model
-            given, conditioning, estimate = draw_input(frozen, batch, exit_step, sigma, keys[0])
-            given = jax.lax.stop_gradient(given)
+            clip_key, gap_key, regression_key = jax.random.split(state.student.draw(), 3)
+            clip = draw(state.student.model, config.rollout, batch, step, clip_key)
 
             def loss_of(student: DiT):
-                clean = estimate(student, given)
+                clean = clip.estimate(student, clip.noisy)
                 gap = score_gap(
                     jax.lax.stop_gradient(clean),
                     teacher,
                     state.critic.model,
-                    conditioning,
-                    keys[1],
+                    clip.conditioning,
+                    gap_key,
                     config.loss,
                 )
-                matching = distribution_matching_loss(clean, gap, conditioning, config.loss)
-                regression = self._regression(student, batch, keys[2])
+                matching = distribution_matching_loss(clean, gap, clip.conditioning, config.loss)
+                regression = self._regression(student, batch, regression_key)
                 metrics = {"dmd_loss": matching, "regression_loss": regression}
                 return config.loss.dmd * matching + config.loss.regression * regression, metrics
 
@@ -257,68 +254,8 @@ class StudentPhase:
             return state.replace(student=student), metrics
 
         # Chex counts the traces of a function by its name.
-        update.__name__ = f"update_{start}_{exit_step}"
+        update.__name__ = f"update_{source}_{step}"
         return update
-
-    def _masked_estimate(self, conditioning: Conditioning, sigma: float, places=None, context=None):
-        options = {
-            "pattern": SparseCausal(self.config.rollout.chunk),
-            "chunk_indices": places,
-            "context": context,
-        }
-
-        def estimate(student: DiT, given: Latents) -> Latents:
-            level = jnp.full(given.shape[:1], sigma, jnp.float32)
-            return clean_from_velocity(given, student(given, level, conditioning, **options), level)
-
-        return estimate
-
-    def _own_input(self, student: DiT, batch: dict, exit_step: int, sigma: float, key: jax.Array):
-        given, _ = self._own_clip(student, batch["clip"], key)
-        conditioning = Conditioning(**batch["clip"]["conditioning"])
-        return given[exit_step], conditioning, self._masked_estimate(conditioning, sigma)
-
-    def _real_input(self, student: DiT, batch: dict, exit_step: int, sigma: float, key: jax.Array):
-        clean = batch["clip"]["latents"]
-        level = jnp.full(clean.shape[:1], sigma, jnp.float32)
-        given = add_noise(clean, jax.random.normal(key, clean.shape, clean.dtype), level)
-        conditioning = Conditioning(**batch["clip"]["conditioning"])
-        return given, conditioning, self._masked_estimate(conditioning, sigma)
-
-    def _long_input(self, student: DiT, batch: dict, exit_step: int, sigma: float, key: jax.Array):
-        """The end of a long stream: C₀ and the last chunks, at the positions where they were streamed.
-
-        The chunks are denoised again, with gradient, from what they were given; the first of the last
-        ones reads the very K/V of its predecessor that the stream held, without gradient.
-        """
-        rollout, count, last = self.config.rollout, self.config.long_chunks, self.config.clip.chunks - 1
-        size, shape = rollout.chunk, batch["clip"]["latents"].shape
-        told = batch["stream"]["conditioning"]
-        timed = {name: told[name] for name in ("audio_tokens", "audio_keep", "mode")}
-        trained = told["condition"].shape[1]
-        start = Conditioning(**told | {name: x[:, :trained] for name, x in timed.items()})
-        reference = make_reference(student, start)
-        noises = jax.random.normal(key, (count, rollout.steps, shape[0], size, *shape[2:]))
-        chunked = lambda x: jnp.moveaxis(x.reshape(shape[0], count, size, *x.shape[2:]), 1, 0)
-
-        def advance(state, inputs):
-            noise, frames = inputs
-            here = start.replace(condition=start.condition[:, :size], **frames)
-            given, _, following = chunk_steps(student, rollout, reference, state, noise, here)
-            return following, given[exit_step]
-
-        state = init_stream(student, rollout, reference)
-        inputs = (noises, {name: chunked(x) for name, x in timed.items()})
-        state, early = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[:-last], inputs))
-        context = state.contexts[exit_step]
-        _, late = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[-last:], inputs))
-        given = jnp.moveaxis(jnp.concatenate([early[:1], late]), 0, 1).reshape(shape)
-        places = np.array([0, *range(count - last, count)])
-        frames = positions(places, "current", chunk=size, trained_frames=trained).reshape(-1)
-        cut = lambda x: jnp.concatenate([x[:, :size], x[:, -last * size :]], axis=1)
-        conditioning = start.replace(**{name: cut(x) for name, x in timed.items()})
-        pinned = conditioning.replace(condition=jnp.take(start.condition, frames, axis=1))
-        return given, conditioning, self._masked_estimate(pinned, sigma, places, context)
 
     def _videos(self) -> tuple[VAE, list[EncodedVideo]]:
         vae = load_model(self.config.vae, VAE, VAEConfig)

@@ -153,7 +153,7 @@ class HearingPhase:
         told = np.concatenate(self.sounds.mouth)
         self._mean, self._std = told.mean((0, 1)), told.std((0, 1))
         self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
-        self._hear = jax.jit(lambda encoder, mel: encoder.mouths(encoder(mel)))
+        self._predict = jax.jit(lambda encoder, mel: encoder.mouths(encoder(mel)))
 
     def init(self, key: jax.Array) -> TrainState:
         """A fresh encoder."""
@@ -188,7 +188,7 @@ class HearingPhase:
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Mean correlation with the true opening over held-out voices, at each offset, while they speak."""
         sounds = Sounds(dataclasses.replace(self.config.sounds, split="heldout", count=24), self.config.model)
-        heard = np.asarray(self._hear(state.ema, np.stack(sounds.mel).astype(np.float32)))
+        heard = np.asarray(self._predict(state.ema, np.stack(sounds.mel).astype(np.float32)))
         figures = {}
         for place, offset in enumerate(self.config.model.offsets):
             each = [

@@ -99,8 +99,8 @@ def _table(out: Path, videos: list[dict], clips: list[dict], totals: dict[str, d
     for clip in lost[:LISTED]:
         # The sentence about an unreadable video names it already.
         place = f"{clip['start']:>8.1f} {clip['seconds']:>7.1f} s"
-        told = clip["detail"] if clip["reason"] == "unreadable" else f"{clip['source']}: {clip['detail']}"
-        lines.append(f"{place}  {clip['reason']:<14}{told.removesuffix(': ')}")
+        line = clip["detail"] if clip["reason"] == "unreadable" else f"{clip['source']}: {clip['detail']}"
+        lines.append(f"{place}  {clip['reason']:<14}{line.removesuffix(': ')}")
     if len(lost) > LISTED:
         lines.append(f"… and {len(lost) - LISTED} more in report.json.")
     return "\n".join(lines)

@@ -98,8 +98,8 @@ def held_out(sources: list[Source], share: float) -> set[Path]:
 
 def list_digest(sources: list[Source]) -> str:
     """A short digest of the list of videos with all that was said of them."""
-    told = [[str(source.path), source.prompt, source.face_box] for source in sources]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+    listed = [[str(source.path), source.prompt, source.face_box] for source in sources]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
 
 
 def groups(sources: list[Source], per_shard: int) -> list[list[Source]]:

@@ -68,15 +68,15 @@ def survey(source: Source, look_every: int, *, search: bool = True) -> Survey:
             faces.append(finder(rgb))
         if index % THUMBNAIL_EVERY == 0:
             thumbnails[index] = thumbnail(rgb)
-    heard = sound(source.path)
+    samples = sound(source.path)
     return Survey(
         frames=len(change),
         size=size,
         change=np.array(change),
         looked=np.array(looked, np.int64),
         faces=faces,
-        sound=heard,
-        speaking=_speaking(heard, 2 * len(change)),
+        sound=samples,
+        speaking=_speaking(samples, 2 * len(change)),
         thumbnails=thumbnails,
     )
 
@@ -87,10 +87,10 @@ def thumbnail(rgb: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y2 x2 3"]:
     return cv2.resize(rgb, (width, THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA)
 
 
-def _speaking(heard: Int16[np.ndarray, " s"], tokens: int) -> Bool[np.ndarray, " tokens"]:
+def _speaking(samples: Int16[np.ndarray, " s"], tokens: int) -> Bool[np.ndarray, " tokens"]:
     """Voice activity on every token of the pictures; silence where the sound ends earlier."""
     detector, parts = VoiceActivity(), [np.zeros(0, bool)]
-    for start in range(0, len(heard), _BLOCK):
-        parts.append(detector.push(heard[start : start + _BLOCK].astype(np.float32) / 32768))
+    for start in range(0, len(samples), _BLOCK):
+        parts.append(detector.push(samples[start : start + _BLOCK].astype(np.float32) / 32768))
     found = np.concatenate(parts)[:tokens]
     return np.pad(found, (0, tokens - len(found)))

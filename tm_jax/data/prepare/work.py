@@ -189,16 +189,16 @@ class _Run:
             found = pieces(seen, self.config.filters, self.config.size, box)
             tick = lambda frames: bar.update(frames / FRAMES_PER_SECOND)
             records = self._encoded(source, seen, found, tick)
-            told = _entries(seen, found)
+            listed = _entries(seen, found)
         except InputError as error:
             records = []
-            told = [{"start": 0.0, "seconds": expected, "reason": "unreadable", "detail": str(error)}]
+            listed = [{"start": 0.0, "seconds": expected, "reason": "unreadable", "detail": str(error)}]
         self.kept += len(records)
-        self.dropped += len(told) - len(records)
+        self.dropped += len(listed) - len(records)
         staged = self._staged(number)
         write_records(staged.with_suffix(".array_record"), records)
         split = "heldout" if source.path in self.heldout else "train"
-        write_json(staged, {"source": str(source.path), "split": split, "seconds": expected, "clips": told})
+        write_json(staged, {"source": str(source.path), "split": split, "seconds": expected, "clips": listed})
         bar.update(before + expected - bar.n)
         bar.set_postfix_str(f"{self.kept} clips kept, {self.dropped} dropped")
 
@@ -236,7 +236,7 @@ class _Run:
 
 def _entries(seen: Survey, found: list[Piece]) -> list[dict[str, Any]]:
     """What became of every piece, as JSON; the first of each reason with a picture."""
-    entries, pictured = [], {}
+    clips, pictured = [], {}
     for piece in found:
         entry = {
             "start": piece.start / FRAMES_PER_SECOND,
@@ -251,8 +251,8 @@ def _entries(seen: Survey, found: list[Piece]) -> list[dict[str, Any]]:
         pictured[piece.reason] = pictured.get(piece.reason, 0) + 1
         if pictured[piece.reason] <= PICTURED and seen.thumbnails:
             entry["thumbnail"] = _thumbnail(seen, piece)
-        entries.append(entry)
-    return entries
+        clips.append(entry)
+    return clips
 
 
 def _thumbnail(seen: Survey, piece: Piece) -> str:

@@ -70,8 +70,8 @@ def write_speech(name: Path, world: PuppetWorld, index: int, seconds: float) -> 
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
         file.writeframes(np.round(np.clip(track.audio, -1, 1) * 32767).astype("<i2").tobytes())
-    told = {"opening": [round(float(x), 4) for x in track.opening], "mode": track.mode.tolist()}
-    name.with_suffix(".json").write_text(json.dumps(told) + "\n")
+    truth = {"opening": [round(float(x), 4) for x in track.opening], "mode": track.mode.tolist()}
+    name.with_suffix(".json").write_text(json.dumps(truth) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
