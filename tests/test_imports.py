@@ -40,6 +40,7 @@ WITHOUT_FRAMEWORK = (
     "tm_jax/media/",
     "tm_jax/nn/backends.py",
     "tm_jax/models/dit_config.py",
+    "tm_jax/models/flops.py",
     "tm_jax/models/vae_config.py",
     "tm_jax/models/viseme_config.py",
     "tm_jax/diffusion/noise.py",
