@@ -2,17 +2,24 @@
 # make test   every test
 PYTHON ?= python3
 RUN := .venv/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: env demo test lint clean
 
-env: .venv/.installed
-
-.venv/.installed: requirements.txt
+# What streaming needs, and no more.
+.venv/.base: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) --no-compile --editable .
 	touch $@
 
-demo: env
+# Everything: training, the PyTorch engine, the tests.
+env: .venv/.all
+
+.venv/.all: requirements.txt .venv/.base
+	$(PIP) -r requirements.txt
+	touch $@
+
+demo: .venv/.base
 	mkdir -p out
 	$(RUN) infer.py --image tm_jax/assets/anime.png --audio tm_jax/assets/speech.wav \
 	  --out out/demo.mp4 --frames-out out/demo.png
