@@ -100,6 +100,9 @@ class Fit:
     def weights(self, state):
         return state.ema
 
+    def describe(self):
+        return {"of": "a test"}
+
 
 def run(folder, steps, **changes):
     loop_names = {field.name for field in dataclasses.fields(LoopConfig)}
