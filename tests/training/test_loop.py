@@ -182,7 +182,7 @@ def test_a_second_ctrl_c_is_the_system_s_own():
     stop = _Stop()
     with stop.listening():
         signal.raise_signal(signal.SIGINT)
-        assert stop.asked
+        assert stop.requested
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
