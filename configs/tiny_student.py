@@ -12,7 +12,7 @@ from tm_jax.training.dmd import DistillationLoss
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.ode_pairs import PairsConfig
 from tm_jax.training.optim import OptimConfig
-from tm_jax.training.student_phase import StudentExperiment
+from tm_jax.training.student_experiment import StudentExperiment
 
 GUIDANCE = Guidance(audio=1.5)
 OPTIM = OptimConfig(lr=2e-4, betas=(0.9, 0.99), clip=1.0)

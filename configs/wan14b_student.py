@@ -16,7 +16,7 @@ from tm_jax.training.dmd import DistillationLoss
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.ode_pairs import PairsConfig
 from tm_jax.training.optim import OptimConfig
-from tm_jax.training.student_phase import StudentExperiment
+from tm_jax.training.student_experiment import StudentExperiment
 
 GUIDANCE = Guidance(audio=4.5)
 OPTIM = OptimConfig(lr=2e-6, betas=(0.0, 0.999), weight_decay=0.01, clip=10.0)

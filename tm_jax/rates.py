@@ -9,3 +9,5 @@ FRAMES_PER_SECOND = 25
 SAMPLES_PER_TOKEN = 320
 SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND
 TOKENS_PER_LATENT = 8
+LATENT_STRIDE = 8
+"""Pixels in a row or column of a latent cell: Wan2.1's VAE and ours alike."""

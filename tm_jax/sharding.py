@@ -81,6 +81,30 @@ def batch_sharding(mesh: AnyMesh, rules: ShardingRules = ShardingRules()) -> Nam
     return NamedSharding(mesh, rules.spec(("batch",)))
 
 
+def batch_axes(rules: ShardingRules) -> tuple[str, ...]:
+    """The mesh axes over which the batch is split."""
+    return () if rules.batch is None else (rules.batch,) if isinstance(rules.batch, str) else rules.batch
+
+
+def local_rows(sharding: NamedSharding, rows: int) -> list[int]:
+    """The rows of an array of this many that this process holds, in the order in which it gives them."""
+    cuts = {
+        (cut[0].start or 0, cut[0].stop or rows)
+        for cut in sharding.addressable_devices_indices_map((rows,)).values()
+    }
+    return [row for start, stop in sorted(cuts) for row in range(start, stop)]
+
+
+def array_sharding(
+    shape: tuple[int, ...],
+    names: tuple[str | None, ...],
+    mesh: AnyMesh,
+    rules: ShardingRules = ShardingRules(),
+) -> NamedSharding:
+    """The sharding of an array whose first axes carry these names, where the mesh axes divide them."""
+    return NamedSharding(mesh, _divides(shape, rules.spec(names), mesh))
+
+
 def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: AnyMesh) -> PartitionSpec:
     """The spec without the mesh axes that do not divide their dimension."""
     kept = []

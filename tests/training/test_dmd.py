@@ -3,34 +3,36 @@
 import dataclasses
 from pathlib import Path
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.training.tiny import CLIP, CONFIG, random_dit, videos
+from tm_jax.data.encoded_videos import EncodedConfig
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.sampler import Guidance
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.weights import save_model
-from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, score_gap
-from tm_jax.training.flow_matching import level_weight
+from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, draw_gap, score_gap
+from tm_jax.training.flow_matching import NoisedClip, level_weight
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.ode_pairs import OdePairs
-from tm_jax.training.student_clips import long_clip
-from tm_jax.training.student_phase import PairedClips, StudentExperiment
+from tm_jax.training.student_clips import estimate, long_clip
+from tm_jax.training.student_experiment import StudentExperiment
+from tm_jax.training.student_phase import PairedClips
 from tm_jax.types import Conditioning
 
 
 @pytest.fixture
-def batch():
+def batch(tmp_path):
     world = videos(2)
     rng = np.random.default_rng(1)
-    pairs = OdePairs(
-        np.array([0, 1]), np.stack([np.arange(21)] * 2), rng.normal(size=(2, 21, 2, 2, 4)), seed=0
-    )
+    clean = rng.normal(size=(2, 21, 2, 2, 4)).astype(np.float16)
+    save_file({"clean": clean}, tmp_path / "pairs")
+    pairs = OdePairs(np.array([0, 1]), np.stack([np.arange(21)] * 2), (tmp_path / "pairs",), 2, seed=0)
     experiment = experiment_in(Path("unused"))
     transform = PairedClips(experiment, world, pairs)
     elements = [transform.random_map(video, np.random.default_rng(i)) for i, video in enumerate(world)]
@@ -54,7 +56,6 @@ def experiment_in(folder: Path) -> StudentExperiment:
 
 @pytest.fixture
 def phase(tmp_path, getkey):
-    chex.clear_trace_counter()
     save_model(tmp_path / "teacher.safetensors", random_dit(getkey()), CONFIG)
     return experiment_in(tmp_path).build()
 
@@ -63,9 +64,9 @@ def test_gradient_of_the_matching_loss_is_the_score_gap(getkey, batch):
     teacher, critic = random_dit(getkey()), random_dit(getkey())
     clip, terms = batch["clip"], DistillationLoss(guidance=Guidance(audio=2.0))
     conditioning, estimate, key = Conditioning(**clip["conditioning"]), clip["latents"], getkey()
-    gap = jax.jit(score_gap, static_argnames="terms")(
-        estimate, teacher, critic, conditioning, key, terms=terms
-    )
+    noise, sigma = draw_gap(estimate, key, terms)
+    noised = NoisedClip(estimate, noise, sigma, conditioning)
+    gap = jax.jit(score_gap, static_argnums=3)(teacher, critic, noised, terms)
     gradient = jax.grad(distribution_matching_loss)(estimate, gap, conditioning, terms)
     np.testing.assert_allclose(gradient * estimate.size, gap, rtol=2e-4, atol=1e-6)
     weighed = dataclasses.replace(terms, face=2.0)
@@ -74,9 +75,8 @@ def test_gradient_of_the_matching_loss_is_the_score_gap(getkey, batch):
     face = partly.face_mask[:, None, :, :, None]
     np.testing.assert_allclose(gradient * estimate.size, (1 + face) * gap, rtol=2e-4, atol=1e-6)
 
-    level_key, noise_key = jax.random.split(key)
-    sigma = terms.level(level_key, len(estimate))
-    noisy = add_noise(estimate, jax.random.normal(noise_key, estimate.shape), sigma)
+    assert noise.std() > 0.9 and (sigma >= terms.lowest).all() and (sigma <= 1 - terms.lowest).all()
+    noisy = add_noise(estimate, noise, sigma)
     deaf = conditioning.replace(audio_keep=jnp.zeros_like(conditioning.audio_keep))
     see = jax.jit(
         lambda model, told: clean_from_velocity(
@@ -92,39 +92,51 @@ def test_gradient_of_the_matching_loss_is_the_score_gap(getkey, batch):
 def test_gap_of_equal_scores_is_zero_and_nan_is_dropped(getkey, batch):
     model, clip = random_dit(getkey()), batch["clip"]
     terms = DistillationLoss(guidance=Guidance(audio=1.0))
-    conditioning = Conditioning(**clip["conditioning"])
-    measure = jax.jit(score_gap, static_argnames="terms")
-    gap = measure(clip["latents"], model, model, conditioning, getkey(), terms=terms)
-    assert float(jnp.abs(gap).max()) <= 1e-5
-    broken = clip["latents"].at[0, 0].set(jnp.nan)
-    assert np.isfinite(measure(broken, model, model, conditioning, getkey(), terms=terms)).all()
+    noise, sigma = draw_gap(clip["latents"], getkey(), terms)
+    noised = NoisedClip(clip["latents"], noise, sigma, Conditioning(**clip["conditioning"]))
+    measure = jax.jit(score_gap, static_argnums=3)
+    assert float(jnp.abs(measure(model, model, noised, terms)).max()) <= 1e-5
+    broken = noised.replace(clean=clip["latents"].at[0, 0].set(jnp.nan))
+    assert np.isfinite(measure(model, model, broken, terms)).all()
 
 
 def test_each_step_touches_only_what_it_trains(phase, batch, getkey):
     host = lambda tree: [np.asarray(leaf) for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32]
-    before = host(phase.teacher)
-    state = jax.jit(phase.init)(getkey())
+    before = host(phase.teacher())
+    state = phase.start(jax.jit(phase.init)(getkey()))
     student, critic = host(state.student.model), host(state.critic.model)
     differ = lambda tree, old: any((new != was).any() for new, was in zip(host(tree), old, strict=True))
+    assert not differ(state.student.ema, before) and not differ(state.critic.model, before)
     state, _ = phase.step(state, batch, 0)
     assert differ(state.student.model, student)
     assert not differ(state.critic.model, critic)
-    assert not differ(phase.teacher, before)
+    assert not differ(phase.teacher(), before)
     student, critic = host(state.student.model), host(state.critic.model)
     state, metrics = phase.step(state, batch, 1)
-    assert {"critic_loss", "dmd_loss", "regression_loss"} <= set(metrics)
+    assert {"critic_loss", "dmd_loss", "regression_loss", "gap_norm", "student_grad_norm"} <= set(metrics)
     assert all(np.isfinite(value) for value in metrics.values())
     assert differ(state.critic.model, critic)
     assert differ(state.student.model, student)
-    assert not differ(phase.teacher, before)
+    assert not differ(phase.teacher(), before)
     assert (phase.config.loop.folder / "warmup.safetensors").exists()
 
 
-def test_every_kind_of_update_is_traced_once_and_by_itself(phase, batch, getkey):
-    state = jax.jit(phase.init)(getkey())
-    assert len(phase._generate) == 6
-    for update in phase._generate.values():
-        update.lower(state, phase.teacher, batch)
+def test_every_program_is_known_without_a_weight_or_a_byte_of_data(tmp_path, batch, mesh8):
+    """Their abstract arguments are those of the real ones, and every one of them can be lowered by itself."""
+    experiment = dataclasses.replace(
+        experiment_in(tmp_path), long_every=2, videos=EncodedConfig(size=16, reference_frames=21)
+    )
+    phase = experiment.build()
+    with jax.set_mesh(mesh8):
+        steps = phase.steps(mesh8)
+        names = {"own_0", "own_1", "real_1", "long_0", "long_1"}
+        assert names | {"pairs", "warmup", "critic", "gap", "student", "student_long"} == set(steps)
+        told = phase.abstract_batch(mesh8)
+        shape = lambda leaf: (leaf.shape[1:], leaf.dtype)
+        assert jax.tree.map(shape, told) == jax.tree.map(shape, batch)
+        for name in ("critic", "long_1", "student_long"):
+            step, arguments = steps[name]
+            step.lower(*arguments)
 
 
 @pytest.mark.parametrize("exit_step", [0, 1])
@@ -138,9 +150,9 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
     @jax.jit
     def all_at_once(student, batch):
         clip = long_clip(student, rollout, batch, exit_step, key)
-        return clip.estimate(student, clip.noisy), clip.conditioning
+        return estimate(student, rollout, clip), clip.clean, clip.conditioning
 
-    again, conditioning = all_at_once(student, batch)
+    again, made, conditioning = all_at_once(student, batch)
 
     told = batch["stream"]["conditioning"]
     timed = {name: told[name] for name in ("audio_tokens", "audio_keep", "mode")}
@@ -167,8 +179,9 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
         v, _ = chunk(before[exit_step], level, inputs, frames, context)
         clips.append(clean_from_velocity(before[exit_step], v, level))
     streamed = jnp.concatenate([clips[0], *clips[-6:]], axis=1)
-    assert conditioning.audio_tokens.shape[1] == 21
+    assert conditioning["audio_tokens"].shape[1] == 21
     np.testing.assert_allclose(again, streamed, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(made, streamed, rtol=1e-4, atol=1e-5)
 
 
 def test_below_the_low_level_a_velocitys_error_weighs_as_the_clean_latents_does():

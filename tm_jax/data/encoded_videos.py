@@ -25,6 +25,7 @@ from tm_jax.diffusion.conditions import face_mask, reference_latents
 from tm_jax.media.pixels import to_signed
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
+from tm_jax.rates import LATENT_STRIDE
 
 FIELDS = ("latents", "reference", "mode", "face_mask")
 """What a shard keeps of each EncodedVideo, beside its sound."""
@@ -48,6 +49,11 @@ class EncodedConfig:
     """Latent frames of the reference condition: the trained range."""
     still_condition: bool = False
     """What follows the picture in the condition, as ``DiTConfig.still_condition`` says."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the latents."""
+        return (self.size // LATENT_STRIDE,) * 2
 
 
 def check_condition(model: DiTConfig, videos: EncodedConfig) -> None:

@@ -61,23 +61,23 @@ def chunk_steps(
     state: StreamState,
     noises: Float[Array, "steps b g h w c"],
     inputs: Conditioning,
-) -> tuple[list[Latents], Latents, StreamState]:
-    """Denoise one chunk; returns what each step was given, the clean chunk and the next state."""
+) -> tuple[list[Latents], list[Latents], StreamState]:
+    """Denoise one chunk; returns what each step was given and made of it, and the next state."""
     trained = model.config.trained_frames
     frames = positions(state.chunk, "current", chunk=config.chunk, trained_frames=trained)
     conditioning = inputs.replace(condition=jnp.take(reference.conditioning.condition, frames, axis=1))
-    noisy, given, contexts, clean = noises[0], [], [], None
+    given, cleans, contexts = [], [], []
     for step, sigma in enumerate(config.sigmas):
-        level = jnp.full(noisy.shape[:1], sigma, jnp.float32)
-        noisy = noisy if clean is None else add_noise(clean, noises[step], level)
+        level = jnp.full(noises.shape[1:2], sigma, jnp.float32)
+        noisy = noises[0] if step == 0 else add_noise(cleans[-1], noises[step], level)
         given.append(noisy)
         context = state.contexts[step]
         v, written = model.chunk(
             noisy, level, conditioning, positions=frames, context=context, condition_cache=reference.cache
         )
-        clean = clean_from_velocity(noisy, v, level)
+        cleans.append(clean_from_velocity(noisy, v, level))
         contexts.append(roll(context, written, state.chunk, trained_frames=trained))
-    return given, clean, StreamState(state.chunk + 1, tuple(contexts))
+    return given, cleans, StreamState(state.chunk + 1, tuple(contexts))
 
 
 def generate_chunk(
@@ -94,20 +94,28 @@ def generate_chunk(
         noises: standard normal noise of each step; the first is the chunk at σ = 1.
         inputs: the chunk's audio windows and mode; its ``condition`` is replaced by the reference's.
     """
-    _, clean, following = chunk_steps(model, config, reference, state, noises, inputs)
-    return clean, following
+    _, cleans, following = chunk_steps(model, config, reference, state, noises, inputs)
+    return cleans[-1], following
 
 
 def parallel_steps(
-    model: DiT, config: RolloutConfig, conditioning: Conditioning, noises: Float[Array, "steps b f h w c"]
+    model: DiT,
+    config: RolloutConfig,
+    conditioning: Conditioning,
+    noises: Float[Array, "steps b f h w c"],
+    *,
+    last: int | None = None,
 ) -> tuple[list[Latents], Latents]:
-    """A whole clip by one masked pass a step: what each step was given, and the clean clip.
+    """A whole clip by one masked pass a step: what each step was given, and the last one's clean clip.
 
     Equals ``generate_chunk`` run chunk by chunk as long as no position is pinned.
+
+    Args:
+        last: the step to stop after; None makes all of them.
     """
     pattern = SparseCausal(config.chunk)
     noisy, given, clean = noises[0], [], None
-    for step, sigma in enumerate(config.sigmas):
+    for step, sigma in enumerate(config.sigmas if last is None else config.sigmas[: last + 1]):
         level = jnp.full(noisy.shape[:1], sigma, jnp.float32)
         noisy = noisy if clean is None else add_noise(clean, noises[step], level)
         given.append(noisy)

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from tm_jax.diffusion.flow import add_noise, clean_from_velocity, sample_sigma, velocity
+from tm_jax.diffusion.flow import clean_from_velocity, sample_sigma
 from tm_jax.diffusion.sampler import Guidance, guided_velocity
 from tm_jax.diffusion.schedule import RolloutConfig, Schedule
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import Bidirectional, SparseCausal
-from tm_jax.training.flow_matching import level_weight, weighted_mean_square
+from tm_jax.training.flow_matching import NoisedClip, velocity_loss, weighted_mean_square
 from tm_jax.types import Conditioning, Latents
 
 
@@ -50,26 +50,24 @@ class DistillationLoss:
         return weighted_mean_square(error, conditioning.face_mask, self.face, self.mouth)
 
 
-def score_gap(
-    estimate: Latents,
-    teacher: DiT,
-    critic: DiT,
-    conditioning: Conditioning,
-    key: PRNGKeyArray,
-    terms: DistillationLoss,
-) -> Latents:
+def draw_gap(estimate: Latents, key: PRNGKeyArray, terms: DistillationLoss) -> tuple[Latents, Array]:
+    """Noise and a fresh τ for each clip: where the two scores, or the critic, are asked."""
+    level_key, noise_key = jax.random.split(key)
+    sigma = terms.level(level_key, estimate.shape[0])
+    return jax.random.normal(noise_key, estimate.shape, estimate.dtype), sigma
+
+
+def score_gap(teacher: DiT, critic: DiT, clip: NoisedClip, terms: DistillationLoss) -> Latents:
     """The normalised difference g of the critic's and the teacher's clean estimates, nan-free.
 
     Args:
-        estimate: the student's clean clip x̂ [b f h w c].
+        clip: the student's clean clip x̂, noised to τ.
     """
-    level_key, noise_key = jax.random.split(key)
-    sigma = terms.level(level_key, estimate.shape[0])
-    noisy = add_noise(estimate, jax.random.normal(noise_key, estimate.shape, estimate.dtype), sigma)
+    noisy, sigma, conditioning = clip.noisy, clip.sigma, clip.conditioning
     guided = guided_velocity(teacher, conditioning, terms.guidance, pattern=Bidirectional())
     real = clean_from_velocity(noisy, guided(noisy, sigma), sigma)
     fake = clean_from_velocity(noisy, critic(noisy, sigma, conditioning, pattern=Bidirectional()), sigma)
-    distance = jnp.mean(jnp.abs(estimate - real), axis=(1, 2, 3, 4), keepdims=True)
+    distance = jnp.mean(jnp.abs(clip.clean - real), axis=(1, 2, 3, 4), keepdims=True)
     return jnp.nan_to_num((fake - real) / distance, nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -81,28 +79,20 @@ def distribution_matching_loss(
     return 0.5 * terms.weigh(estimate - target, conditioning)
 
 
-def critic_loss(
-    critic: DiT, estimate: Latents, conditioning: Conditioning, key: PRNGKeyArray, terms: DistillationLoss
-) -> Float[Array, ""]:
-    """Flow matching of the critic on the student's clips, at a fresh τ and ε."""
-    level_key, noise_key = jax.random.split(key)
-    estimate = jax.lax.stop_gradient(estimate)
-    sigma = terms.level(level_key, estimate.shape[0])
-    noise = jax.random.normal(noise_key, estimate.shape, estimate.dtype)
-    predicted = critic(add_noise(estimate, noise, sigma), sigma, conditioning, pattern=Bidirectional())
-    error = level_weight(sigma, terms.low) * (predicted - velocity(estimate, noise))
-    return terms.weigh(error, conditioning)
+def critic_loss(critic: DiT, clip: NoisedClip, terms: DistillationLoss) -> Float[Array, ""]:
+    """Flow matching of the critic on the student's clips, noised to a fresh τ."""
+    return velocity_loss(
+        critic, clip, pattern=Bidirectional(), face=terms.face, mouth=terms.mouth, low=terms.low
+    )
 
 
-def regression_loss(
-    student: DiT,
+def regression_clips(
     rollout: RolloutConfig,
     pair: tuple[Latents, Latents, Conditioning],
     real: tuple[Latents, Conditioning],
     key: PRNGKeyArray,
-    terms: DistillationLoss,
-) -> Float[Array, ""]:
-    """Velocity error of the student at each of its noise levels, under its own mask.
+) -> tuple[NoisedClip, ...]:
+    """What the student regresses to at each of its noise levels.
 
     Args:
         pair: (noise, the teacher's sample from it, conditioning): the target at σ = 1, where a real clip
@@ -110,14 +100,18 @@ def regression_loss(
         real: (clean clip, conditioning): the target at every later level.
     """
     noise, sampled, pair_conditioning = pair
-    clean, real_conditioning = real
-    pattern = SparseCausal(rollout.chunk)
-    level = jnp.ones(noise.shape[:1], jnp.float32)
-    predicted = student(noise, level, pair_conditioning, pattern=pattern)
-    loss = terms.weigh(predicted - velocity(sampled, noise), pair_conditioning)
+    clean, conditioning = real
+    clips = [NoisedClip(sampled, noise, jnp.ones(noise.shape[:1], jnp.float32), pair_conditioning)]
     for step, sigma in enumerate(rollout.sigmas[1:]):
-        level = jnp.full(clean.shape[:1], sigma, jnp.float32)
         fresh = jax.random.normal(jax.random.fold_in(key, step), clean.shape, clean.dtype)
-        predicted = student(add_noise(clean, fresh, level), level, real_conditioning, pattern=pattern)
-        loss += terms.weigh(predicted - velocity(clean, fresh), real_conditioning)
-    return loss / rollout.steps
+        level = jnp.full(clean.shape[:1], sigma, jnp.float32)
+        clips.append(NoisedClip(clean, fresh, level, conditioning))
+    return tuple(clips)
+
+
+def regression_loss(
+    student: DiT, clip: NoisedClip, rollout: RolloutConfig, terms: DistillationLoss
+) -> Float[Array, ""]:
+    """Velocity error of the student at one of its noise levels, under its own mask."""
+    pattern = SparseCausal(rollout.chunk)
+    return velocity_loss(student, clip, pattern=pattern, face=terms.face, mouth=terms.mouth, low=0.0)

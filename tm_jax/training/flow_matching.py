@@ -1,7 +1,9 @@
 """Phase 2: the audio-conditioned teacher learns by flow matching on gapped and contiguous clips."""
 
 import dataclasses
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -81,20 +83,38 @@ def level_weight(sigma: Float[Array, " b"], low: float) -> Float[Array, "b 1 1 1
     return per_clip(jnp.minimum(sigma / low, 1.0) if low else jnp.ones_like(sigma))
 
 
-def flow_matching_loss(
-    model: DiT,
-    clean: Latents,
-    conditioning: Conditioning,
-    key: PRNGKeyArray,
-    terms: FlowMatchingLoss,
-    *,
-    pattern: AttentionPattern,
+@flax.struct.dataclass
+class NoisedClip:
+    """Clips and the noise that is mixed with them: all that a loss needs, with nothing left to draw."""
+
+    clean: Any
+    """[b f h w c], like the noise."""
+    noise: Any
+    sigma: Any
+    """[b], the noise level of each clip."""
+    conditioning: Conditioning
+
+    @property
+    def noisy(self) -> Latents:
+        """x_σ."""
+        return add_noise(self.clean, self.noise, self.sigma)
+
+
+def velocity_loss(
+    model: DiT, clip: NoisedClip, *, pattern: AttentionPattern, face: float, mouth: float | None, low: float
 ) -> Float[Array, ""]:
-    """Mean squared error of the predicted velocity, at one noise level per clip."""
+    """Mean squared error of the predicted velocity, weighted by cell and by noise level."""
+    predicted = model(clip.noisy, clip.sigma, clip.conditioning, pattern=pattern)
+    error = level_weight(clip.sigma, low) * (predicted.astype(jnp.float32) - velocity(clip.clean, clip.noise))
+    return weighted_mean_square(error, clip.conditioning.face_mask, face, mouth)
+
+
+def draw_clip(
+    clean: Latents, conditioning: Conditioning, key: PRNGKeyArray, terms: FlowMatchingLoss
+) -> NoisedClip:
+    """One noise level per clip and its noise; some conditions are dropped."""
     sigma_key, noise_key, drop_key = jax.random.split(key, 3)
     sigma = sample_sigma(terms.schedule, sigma_key, clean.shape[0])
     noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
     conditioning = drop_conditions(conditioning, drop_key, audio=terms.drop_audio, text=terms.drop_text)
-    predicted = model(add_noise(clean, noise, sigma), sigma, conditioning, pattern=pattern)
-    error = level_weight(sigma, terms.low) * (predicted.astype(jnp.float32) - velocity(clean, noise))
-    return weighted_mean_square(error, conditioning.face_mask, terms.face, terms.mouth)
+    return NoisedClip(clean, noise, sigma, conditioning)

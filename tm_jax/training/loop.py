@@ -71,6 +71,8 @@ class LoopConfig:
     """Steps in all."""
     batch_size: int = 8
     """Clips in a batch, over all devices."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are summed before an update: the memory of one part, the same step."""
     seed: int = 0
     """Seed of the initial weights and of the data's order."""
     run_dir: Path | None = None
@@ -101,8 +103,15 @@ class LoopConfig:
     """Logical axes by mesh axis."""
 
     def __post_init__(self):
-        if min(self.steps, self.batch_size, self.checkpoint_every, self.keep, self.log_every) < 1:
-            raise ValueError("steps, batch_size, checkpoint_every, keep and log_every must be at least 1")
+        if (
+            min(
+                self.steps, self.batch_size, self.accumulate, self.checkpoint_every, self.keep, self.log_every
+            )
+            < 1
+        ):
+            raise ValueError(
+                "steps, batch_size, accumulate, checkpoint_every, keep and log_every must be at least 1"
+            )
 
     @property
     def folder(self) -> Path:

@@ -5,21 +5,26 @@ only the frames' indices and the sample.
 """
 
 import dataclasses
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import safetensors.numpy
+from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, clip_frames, conditioning_arrays
+from tm_jax.data.latent_clips import ClipConfig, clip_frames, conditioning_arrays
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import Bidirectional
-from tm_jax.types import Conditioning
+from tm_jax.sharding import AnyMesh, ShardingRules, batch_axes, batch_sharding, local_rows, shard
+from tm_jax.training.clip_data import Videos
+from tm_jax.types import Conditioning, Latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,63 +42,127 @@ class PairsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OdePairs:
-    """Cached pairs: clip i is ``frames[i]`` of video ``video[i]``, sampled from noise ``noise(i)``."""
+    """Cached pairs: clip i is ``frames[i]`` of video ``video[i]``, sampled from noise number i.
+
+    The samples stay in their files and are read one at a time.
+    """
 
     video: Int[np.ndarray, " n"]
     frames: Int[np.ndarray, "n f"]
-    clean: Float[np.ndarray, "n f h w c"]
+    files: tuple[Path, ...]
+    """Samples in order, ``per_file`` in each."""
+    per_file: int
     seed: int
 
-    def noise(self, index: int) -> Float[np.ndarray, "f h w c"]:
-        """The noise that pair ``index`` was sampled from."""
-        return stream_noise(self.seed, index, 0, self.clean.shape[1:])
+    def clean(self, index: int) -> Float[np.ndarray, "f h w c"]:
+        """The teacher's sample of pair ``index``."""
+        number, row = divmod(index, self.per_file)
+        with safetensors.safe_open(self.files[number], framework="numpy") as file:
+            return file.get_slice("clean")[row].astype(np.float32)
 
-    def element(self, index: int, videos: list[EncodedVideo], clip: ClipConfig) -> dict:
+    def element(self, index: int, videos: Videos, clip: ClipConfig) -> dict:
         """{"noise", "clean", "conditioning"} of one pair."""
-        conditioning = conditioning_arrays(videos[self.video[index]], self.frames[index], clip)
+        clean = self.clean(index)
         return {
-            "noise": self.noise(index),
-            "clean": self.clean[index].astype(np.float32),
-            "conditioning": conditioning,
+            "noise": stream_noise(self.seed, index, 0, clean.shape),
+            "clean": clean,
+            "conditioning": conditioning_arrays(videos[self.video[index]], self.frames[index], clip),
         }
 
 
-def batch_conditioning(arrays: list[dict[str, np.ndarray]]) -> Conditioning:
-    """Several clips' conditioning arrays as one Conditioning."""
-    return Conditioning(**jax.tree.map(lambda *parts: np.stack(parts), *arrays))
+def sample_pairs(
+    config: SamplerConfig, teacher: DiT, conditioning: dict[str, jax.Array], noise: Latents
+) -> Latents:
+    """The teacher's samples from these noises; one program of the distillation."""
+    told = Conditioning(**conditioning)
+    return shard(sample(teacher, told, noise, config, pattern=Bidirectional()), "batch")
+
+
+def pairs_batch(batch: int, mesh: AnyMesh, rules: ShardingRules) -> int:
+    """Clips that are sampled at once: the config's number, rounded up to what the devices share evenly."""
+    shares = math.prod(mesh.shape[axis] for axis in batch_axes(rules))
+    return -(-batch // shares) * shares
+
+
+def _write(path: Path, clean: np.ndarray) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    safetensors.numpy.save_file({"clean": clean}, partial)
+    os.replace(partial, path)
 
 
 def make_pairs(
-    teacher: DiT, videos: list[EncodedVideo], clip: ClipConfig, config: PairsConfig, folder: Path
+    teacher: Callable[[], DiT],
+    run: Callable[[DiT, dict, Latents], Latents],
+    videos: Videos,
+    clip: ClipConfig,
+    config: PairsConfig,
+    folder: Path,
+    rules: ShardingRules,
 ) -> OdePairs:
     """All pairs of a config, from the cache in ``folder`` or sampled now with a progress bar.
 
-    The folder must belong to this teacher and these videos.
+    All devices of the current mesh sample together; an interrupted run goes on where it stopped, on whatever
+    mesh.  With several processes the first one writes, and those that don't see its folder write their own.
+
+    Args:
+        teacher: gives the teacher, once there is something to sample.
+        run: ``sample_pairs``, compiled.
+        folder: it must belong to this teacher and these videos.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = jax.jit(
-        lambda model, conditioning, noise: sample(
-            model, conditioning, noise, config.sampler, pattern=Bidirectional()
-        )
-    )
     rng = np.random.default_rng(config.seed)
     choice = rng.integers(0, len(videos), config.count)
-    frames = np.stack([clip_frames(len(videos[video].latents), clip, rng) for video in choice])
-    shape = (clip.frames, *videos[0].latents.shape[1:])
-    parts = []
-    with tqdm(total=config.count, desc="sampling the teacher's pairs", unit="clip") as bar:
-        for start in range(0, config.count, config.batch):
-            path = folder / f"{start:06d}.safetensors"
-            rows = range(start, min(start + config.batch, config.count))
-            if not path.exists():
-                padded = [min(row, rows[-1]) for row in range(start, start + config.batch)]
-                arrays = [conditioning_arrays(videos[choice[row]], frames[row], clip) for row in padded]
-                noise = np.stack([stream_noise(config.seed, row, 0, shape) for row in padded])
-                clean = run(teacher, batch_conditioning(arrays), noise)
-                partial = path.with_suffix(".partial")
-                kept = np.asarray(clean[: len(rows)], np.float16)
-                safetensors.numpy.save_file({"clean": kept}, partial)
-                os.replace(partial, path)
-            parts.append(safetensors.numpy.load_file(path)["clean"])
+    lengths = {video: len(videos[video].latents) for video in np.unique(choice)}
+    frames = np.stack([clip_frames(lengths[video], clip, rng) for video in choice])
+    paths = [folder / f"{start:06d}.safetensors" for start in range(0, config.count, config.batch)]
+    missing = [not path.exists() for path in paths]
+    if jax.process_count() > 1:
+        missing = multihost_utils.broadcast_one_to_all(np.array(missing)).tolist()
+    silent = jax.process_index() > 0
+
+    def element(row: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        video = videos[choice[row]]
+        noise = stream_noise(config.seed, row, 0, (clip.frames, *video.latents.shape[1:]))
+        return conditioning_arrays(video, frames[row], clip), noise
+
+    with tqdm(total=config.count, desc="sampling the teacher's pairs", unit="clip", disable=silent) as bar:
+        for number, (path, absent) in enumerate(zip(paths, missing, strict=True)):
+            rows = range(number * config.batch, min((number + 1) * config.batch, config.count))
+            if absent:
+                clean = _sample_rows(teacher(), run, element, rows, config.batch, rules)
+                if not silent:
+                    _write(path, clean)
+                if jax.process_count() > 1:
+                    multihost_utils.sync_global_devices(path.name)
+                    if not path.exists():
+                        _write(path, clean)
             bar.update(len(rows))
-    return OdePairs(choice, frames, np.concatenate(parts), config.seed)
+    return OdePairs(choice, frames, tuple(paths), config.batch, config.seed)
+
+
+def _sample_rows(
+    teacher: DiT,
+    run: Callable[[DiT, dict, Latents], Latents],
+    element: Callable[[int], tuple[dict[str, np.ndarray], np.ndarray]],
+    rows: range,
+    batch: int,
+    rules: ShardingRules,
+) -> np.ndarray:
+    """The samples of these pairs on every process, as float16.
+
+    Args:
+        element: conditioning arrays and noise of a pair.
+    """
+    mesh = jax.sharding.get_mesh()
+    sharding = None if mesh.empty else batch_sharding(mesh, rules)
+    whole = batch if mesh.empty else pairs_batch(batch, mesh, rules)
+    mine = range(whole) if sharding is None else local_rows(sharding, whole)
+    # The last batch repeats its last row, so that all batches have one shape.
+    elements = [element(min(rows.start + place, rows[-1])) for place in mine]
+    inputs = jax.tree.map(lambda *parts: np.stack(parts), *elements)
+    if sharding is not None:
+        inputs = jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), inputs)
+    clean = run(teacher, *inputs)
+    if jax.process_count() > 1:
+        clean = multihost_utils.process_allgather(clean, tiled=True)
+    return np.asarray(clean[: len(rows)], np.float16)

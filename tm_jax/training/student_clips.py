@@ -1,7 +1,7 @@
 """The three ways to get the clip of a student's update (paper: figure 2; METHOD §6).
 
 The DMD loss needs the student's clean estimate of a clip at one of its noise levels.  What the student is
-given there comes from
+given there carries no gradient, so that making it is a program of its own; it comes from
 
     own     its own rollout: parallel masked passes over fresh noise, as streaming would make the clip
     real    a clip of the data, noised; never at σ = 1, where the estimate is the conditional mean
@@ -12,84 +12,126 @@ given there comes from
                             └ K/V as streamed, without gradient ─► read by C_t-5    0-2, 18-20, 18-20 …
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.rollout import chunk_steps, init_stream, make_reference, parallel_steps
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import DiT
-from tm_jax.nn.cache import KVCache
 from tm_jax.nn.masks import SparseCausal, positions
+from tm_jax.sharding import AnyMesh, ShardingRules, array_sharding
+from tm_jax.training.accumulate import WHOLE, in_parts
 from tm_jax.types import Conditioning, Latents
 
-
-class StudentClip(NamedTuple):
-    """A clip at the noise level where the student is to be improved."""
-
-    noisy: Latents
-    """What the student is given; carries no gradient."""
-    conditioning: Conditioning
-    """The clip's conditioning as teacher and critic read it."""
-    estimate: Callable[[DiT, Latents], Latents]
-    """The student's clean clip from ``noisy``: the pass that carries gradient."""
+CONTEXT_AXES = [1, 1, WHOLE, WHOLE]
+"""Batch axes of a KVCache's leaves."""
 
 
-def masked_estimate(
-    rollout: RolloutConfig,
-    conditioning: Conditioning,
-    sigma: float,
-    chunk_indices: np.ndarray | None = None,
-    context: KVCache | None = None,
-) -> Callable[[DiT, Latents], Latents]:
-    """The clean clip by one sparse causal pass; the last two as `DiT.__call__` takes them."""
+@flax.struct.dataclass
+class StudentClip:
+    """A clip at the noise level where the student is to be improved.
 
-    def estimate(student: DiT, noisy: Latents) -> Latents:
-        level = jnp.full(noisy.shape[:1], sigma, jnp.float32)
-        velocity = student(
-            noisy,
-            level,
-            conditioning,
-            pattern=SparseCausal(rollout.chunk),
-            chunk_indices=chunk_indices,
-            context=context,
-        )
-        return clean_from_velocity(noisy, velocity, level)
+    (Array fields are not annotated by shape: trees of shapes are made of this class too.)
+    """
 
-    return estimate
+    noisy: Any
+    """[b f h w c]: what the student is given."""
+    clean: Any
+    """What it makes of it now, like ``noisy``."""
+    sigma: Any
+    """[b], the noise level."""
+    conditioning: Any
+    """Members of the clip's Conditioning, as teacher and critic read it."""
+    context: Any = None
+    """The K/V of the chunk before the second one, as a long stream held them; None for a whole clip."""
+    places: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
+    """The places of the clip's chunks in the long stream."""
 
-
-def rollout_clip(
-    student: DiT, rollout: RolloutConfig, clip: dict, key: jax.Array
-) -> tuple[list[Latents], Latents]:
-    """The student's own clip from fresh noise: what each step was given, and the clean latents."""
-    shape = (rollout.steps, *clip["latents"].shape)
-    noises = jax.random.normal(key, shape, clip["latents"].dtype)
-    return parallel_steps(student, rollout, Conditioning(**clip["conditioning"]), noises)
+    def batch_axes(self) -> list[int]:
+        """The batch axis of every leaf, in order."""
+        rest = [0] * len(jax.tree.leaves(self.replace(context=None)))
+        return rest if self.context is None else rest + CONTEXT_AXES
 
 
-def own_clip(student: DiT, rollout: RolloutConfig, batch: dict, step: int, key: jax.Array) -> StudentClip:
-    """The student's own rollout, stopped at denoising step ``step``."""
-    noisy, _ = rollout_clip(student, rollout, batch["clip"], key)
-    conditioning = Conditioning(**batch["clip"]["conditioning"])
-    estimate = masked_estimate(rollout, conditioning, rollout.sigmas[step])
-    return StudentClip(jax.lax.stop_gradient(noisy[step]), conditioning, estimate)
+def clip_shardings(clip: StudentClip, mesh: AnyMesh, rules: ShardingRules) -> list[NamedSharding]:
+    """The sharding of every leaf of a clip, in order."""
+    names = {0: ("batch",), 1: (None, "batch", None, "heads"), WHOLE: ()}
+    return [
+        array_sharding(leaf.shape, names[axis], mesh, rules)
+        for leaf, axis in zip(jax.tree.leaves(clip), clip.batch_axes(), strict=True)
+    ]
 
 
-def real_clip(student: DiT, rollout: RolloutConfig, batch: dict, step: int, key: jax.Array) -> StudentClip:
+def keep_clip(clip: StudentClip, rules: ShardingRules) -> StudentClip:
+    """The clip where ``clip_shardings`` says, for use inside jit; the same on one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return clip
+    leaves, treedef = jax.tree.flatten(clip)
+    return treedef.unflatten(jax.lax.with_sharding_constraint(leaves, clip_shardings(clip, mesh, rules)))
+
+
+def estimate(student: DiT, rollout: RolloutConfig, clip: StudentClip) -> Latents:
+    """The student's clean clip by one sparse causal pass: the one that carries gradient."""
+    conditioning, places = Conditioning(**clip.conditioning), None
+    if clip.places is not None:
+        places = np.array(clip.places)
+        trained = conditioning.condition.shape[1]
+        frames = positions(places, "current", chunk=rollout.chunk, trained_frames=trained).reshape(-1)
+        conditioning = conditioning.replace(condition=jnp.take(conditioning.condition, frames, axis=1))
+    velocity = student(
+        clip.noisy,
+        clip.sigma,
+        conditioning,
+        pattern=SparseCausal(rollout.chunk),
+        chunk_indices=places,
+        context=clip.context,
+    )
+    return clean_from_velocity(clip.noisy, velocity, clip.sigma)
+
+
+def own_clip(
+    student: DiT, rollout: RolloutConfig, batch: dict, step: int, key: jax.Array, *, parts: int = 1
+) -> StudentClip:
+    """The student's own rollout from fresh noise, stopped at denoising step ``step``."""
+    latents = batch["clip"]["latents"]
+    noises = jax.random.normal(key, (rollout.steps, *latents.shape), latents.dtype)
+
+    def make(part: tuple) -> StudentClip:
+        noises, conditioning = jnp.moveaxis(part[0], 1, 0), Conditioning(**part[1])
+        noisy, clean = parallel_steps(student, rollout, conditioning, noises, last=step)
+        level = jnp.full(clean.shape[:1], rollout.sigmas[step], jnp.float32)
+        return StudentClip(noisy[step], clean, level, part[1])
+
+    inputs = jnp.moveaxis(noises, 0, 1), batch["clip"]["conditioning"]
+    return in_parts(make, inputs, parts, StudentClip.batch_axes)
+
+
+def real_clip(
+    student: DiT, rollout: RolloutConfig, batch: dict, step: int, key: jax.Array, *, parts: int = 1
+) -> StudentClip:
     """A clip of the data at the noise level of denoising step ``step``."""
-    clean = batch["clip"]["latents"]
-    level = jnp.full(clean.shape[:1], rollout.sigmas[step], jnp.float32)
-    noisy = add_noise(clean, jax.random.normal(key, clean.shape, clean.dtype), level)
-    conditioning = Conditioning(**batch["clip"]["conditioning"])
-    return StudentClip(noisy, conditioning, masked_estimate(rollout, conditioning, rollout.sigmas[step]))
+    real = batch["clip"]["latents"]
+
+    def make(part: tuple) -> StudentClip:
+        real, noise, conditioning = part
+        level = jnp.full(real.shape[:1], rollout.sigmas[step], jnp.float32)
+        clip = StudentClip(add_noise(real, noise, level), None, level, conditioning)
+        return clip.replace(clean=estimate(student, rollout, clip))
+
+    inputs = real, jax.random.normal(key, real.shape, real.dtype), batch["clip"]["conditioning"]
+    return in_parts(make, inputs, parts, StudentClip.batch_axes)
 
 
-def long_clip(student: DiT, rollout: RolloutConfig, batch: dict, step: int, key: jax.Array) -> StudentClip:
+def long_clip(
+    student: DiT, rollout: RolloutConfig, batch: dict, step: int, key: jax.Array, *, parts: int = 1
+) -> StudentClip:
     """C₀ and the last chunks of a long stream, at the positions where they were streamed.
 
     The chunks are denoised again, with gradient, from what they were given; the first of the last ones reads
@@ -98,33 +140,39 @@ def long_clip(student: DiT, rollout: RolloutConfig, batch: dict, step: int, key:
     """
     size, shape = rollout.chunk, batch["clip"]["latents"].shape
     stream = batch["stream"]["conditioning"]
-    timed = {name: stream[name] for name in ("audio_tokens", "audio_keep", "mode")}
-    count, last = timed["mode"].shape[1] // size, shape[1] // size - 1
-    trained = stream["condition"].shape[1]
-    start = Conditioning(**stream | {name: x[:, :trained] for name, x in timed.items()})
-    reference = make_reference(student, start)
+    count, last = stream["mode"].shape[1] // size, shape[1] // size - 1
     noises = jax.random.normal(key, (count, rollout.steps, shape[0], size, *shape[2:]))
-    chunked = lambda x: jnp.moveaxis(x.reshape(shape[0], count, size, *x.shape[2:]), 1, 0)
 
-    def advance(state, inputs):
-        noise, frames = inputs
-        here = start.replace(condition=start.condition[:, :size], **frames)
-        noisy, _, following = chunk_steps(student, rollout, reference, state, noise, here)
-        return following, noisy[step]
+    def make(part: tuple) -> StudentClip:
+        noises, stream = part
+        timed = {name: stream[name] for name in ("audio_tokens", "audio_keep", "mode")}
+        trained, batch = stream["condition"].shape[1], stream["mode"].shape[0]
+        start = Conditioning(**stream | {name: x[:, :trained] for name, x in timed.items()})
+        reference = make_reference(student, start)
+        chunked = lambda x: jnp.moveaxis(x.reshape(batch, count, size, *x.shape[2:]), 1, 0)
 
-    state = init_stream(student, rollout, reference)
-    inputs = (noises, {name: chunked(x) for name, x in timed.items()})
-    state, early = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[:-last], inputs))
-    context = state.contexts[step]
-    _, late = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[-last:], inputs))
-    noisy = jnp.moveaxis(jnp.concatenate([early[:1], late]), 0, 1).reshape(shape)
-    places = np.array([0, *range(count - last, count)])
-    frames = positions(places, "current", chunk=size, trained_frames=trained).reshape(-1)
-    cut = lambda x: jnp.concatenate([x[:, :size], x[:, -last * size :]], axis=1)
-    conditioning = start.replace(**{name: cut(x) for name, x in timed.items()})
-    pinned = conditioning.replace(condition=jnp.take(start.condition, frames, axis=1))
-    estimate = masked_estimate(rollout, pinned, rollout.sigmas[step], places, context)
-    return StudentClip(jax.lax.stop_gradient(noisy), conditioning, estimate)
+        def advance(state, inputs):
+            noise, frames = inputs
+            here = start.replace(condition=start.condition[:, :size], **frames)
+            noisy, clean, following = chunk_steps(student, rollout, reference, state, noise, here)
+            return following, (noisy[step], clean[step])
+
+        state = init_stream(student, rollout, reference)
+        inputs = (jnp.moveaxis(noises, 0, 2), {name: chunked(x) for name, x in timed.items()})
+        state, early = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[:-last], inputs))
+        context = state.contexts[step]
+        _, late = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[-last:], inputs))
+        noisy, clean = (
+            jnp.moveaxis(jnp.concatenate([a[:1], b]), 0, 1).reshape(batch, *shape[1:])
+            for a, b in zip(early, late, strict=True)
+        )
+        cut = lambda x: jnp.concatenate([x[:, :size], x[:, -last * size :]], axis=1)
+        conditioning = stream | {name: cut(x) for name, x in timed.items()}
+        level = jnp.full((batch,), rollout.sigmas[step], jnp.float32)
+        places = (0, *range(count - last, count))
+        return StudentClip(noisy, clean, level, conditioning, context, places)
+
+    return in_parts(make, (jnp.moveaxis(noises, 2, 0), stream), parts, StudentClip.batch_axes)
 
 
 CLIPS = {"own": own_clip, "real": real_clip, "long": long_clip}

@@ -3,108 +3,65 @@
     steps 0 … warmup-1     regression alone: cached teacher samples at σ = 1, real clips later
     from then on           critic every step; student every ``critic_per_student``-th, DMD + regression
 
-Each update of the student is
-    drawn       a denoising step, and a clip from one of three sources (`student_clips`: own, real, long)
-    estimated   the clean clip with gradient; the gap between critic and guided teacher without (`dmd`)
-    updated     by DMD + regression; then the average of its parameters
+Each update of the student is three programs, so that the memory of none adds to another's:
+    own, real, long     a clip from one of three sources, and what the student makes of it (`student_clips`)
+    gap                 the difference of critic and guided teacher there, without gradient (`dmd`)
+    student             the clean clip again, with gradient; DMD + regression; the average of the parameters
+
+Student and critic are float32 with their optimizers; the teacher, which never changes, is stored in its
+compute dtype.  All are sharded by the same rules, and none is ever whole on a host.
 """
 
-import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import chex
 import flax.struct
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tm_jax.config import to_json
-from tm_jax.data.encoded_videos import (
-    EncodedConfig,
-    check_condition,
-    digest,
-    encoded_videos,
-    videos_digest,
-)
-from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, LatentClips, conditioning_arrays
+from tm_jax.data.latent_clips import EncodedVideo, LatentClips, conditioning_arrays
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.rollout import parallel_steps
-from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import DiT
-from tm_jax.models.dit_config import DiTConfig
-from tm_jax.models.vae import VAE
-from tm_jax.models.vae_config import VAEConfig
-from tm_jax.pretrained.front_ends import load_front_end
-from tm_jax.pretrained.weights import load_model, save_model
+from tm_jax.pretrained.sources import load_any
+from tm_jax.pretrained.weights import save_model
+from tm_jax.sharding import AnyMesh, keep_sharded, shard
+from tm_jax.training.abstract import (
+    Steps,
+    abstract_batch,
+    abstract_state,
+    compiled_once,
+    conditioning_shapes,
+    latent_shapes,
+    placed,
+    with_shardings,
+)
+from tm_jax.training.accumulate import Loss, gradients_of, in_parts
+from tm_jax.training.clip_data import Videos, heldout_clips, training_videos, training_videos_digest
 from tm_jax.training.dmd import (
-    DistillationLoss,
     critic_loss,
     distribution_matching_loss,
+    draw_gap,
+    regression_clips,
     regression_loss,
     score_gap,
 )
-from tm_jax.training.loop import LoopConfig
-from tm_jax.training.ode_pairs import OdePairs, PairsConfig, batch_conditioning, make_pairs
-from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.flow_matching import NoisedClip
+from tm_jax.training.networks import copied, frozen_dit, open_dit
+from tm_jax.training.ode_pairs import OdePairs, make_pairs, pairs_batch, sample_pairs
+from tm_jax.training.optim import make_optimizer
 from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
-from tm_jax.training.student_clips import CLIPS, rollout_clip
-from tm_jax.types import Conditioning
-
-
-@dataclasses.dataclass(frozen=True)
-class StudentExperiment:
-    """Everything that decides a distillation."""
-
-    loop: LoopConfig
-    model: DiTConfig
-    vae: Path
-    """Weights of the VAE."""
-    teacher: Path
-    """Weights of the teacher; student and critic start from them."""
-    rollout: RolloutConfig = RolloutConfig()
-    loss: DistillationLoss = DistillationLoss()
-    warmup: int = 300
-    """Steps of regression alone."""
-    critic_per_student: int = 5
-    """Critic updates for each update of the student."""
-    real_start: float = 0.25
-    """Probability that a student step at σ < 1 starts from a noised real clip, not from the student's own."""
-    exit_first: float = 0.25
-    """Probability that the DMD loss is applied to the estimate of the first pass, at σ = 1."""
-    long_every: int = 4
-    """Every how many student updates the clip is the end of a long stream; 0 for never."""
-    long_chunks: int = 14
-    """Chunks of a long stream."""
-    optim: OptimConfig = OptimConfig()
-    """The student's optimizer after the warm-up."""
-    warmup_optim: OptimConfig = OptimConfig()
-    """The student's optimizer in the warm-up; only its learning rate may differ from ``optim``'s."""
-    critic_optim: OptimConfig = OptimConfig()
-    clip: ClipConfig = ClipConfig()
-    videos: EncodedConfig = EncodedConfig()
-    visemes: Path | None = None
-    """Weights of the viseme encoder through which the teacher hears; None is log-mel."""
-    pairs: PairsConfig = PairsConfig()
-    cache: Path = Path("cache")
-    """Folder of encoded videos and of the teacher's samples."""
-    ema: float = 0.99
-    """Decay of the average of the student's parameters that is shipped."""
-
-    def __post_init__(self):
-        check_condition(self.model, self.videos)
-        if self.long_every and self.long_chunks < self.clip.chunks:
-            raise ValueError(
-                f"long_chunks {self.long_chunks}: a stream holds at least {self.clip.chunks} chunks"
-            )
-        if dataclasses.replace(self.warmup_optim, lr=self.optim.lr) != self.optim:
-            raise ValueError("warmup_optim and optim may differ in lr alone: they share one optimizer state")
-
-    def build(self) -> "StudentPhase":
-        """The phase that the loop runs."""
-        return StudentPhase(self)
+from tm_jax.training.student_clips import CLIPS, StudentClip, clip_shardings, estimate, keep_clip
+from tm_jax.training.student_experiment import StudentExperiment
+from tm_jax.types import Conditioning, Latents
 
 
 @flax.struct.dataclass
@@ -118,7 +75,7 @@ class DistillationState:
 class PairedClips(grain.transforms.RandomMap):
     """Adds to an encoded video's clip a cached pair and the start of the video as a long stream."""
 
-    def __init__(self, config: StudentExperiment, videos: list[EncodedVideo], pairs: OdePairs):
+    def __init__(self, config: StudentExperiment, videos: Videos, pairs: OdePairs):
         self.config, self.videos, self.pairs = config, videos, pairs
         self.clips = LatentClips(config.clip)
 
@@ -141,31 +98,49 @@ class StudentPhase:
         self.warmup_tx = make_optimizer(config.warmup_optim)
         self.tx = make_optimizer(config.optim)
         self.critic_tx = make_optimizer(config.critic_optim)
-        self.teacher = load_model(config.teacher, DiT, DiTConfig, expect=config.model)
-        once = lambda function, **options: jax.jit(chex.assert_max_traces(function, n=1), **options)
-        self._warm = once(self._warmup_update, donate_argnums=0)
-        self._critic = once(self._critic_update, donate_argnums=0)
-        self._generate = {
-            (step, source): once(self._student_update(step, source), donate_argnums=0)
-            for step in range(config.rollout.steps)
-            for source in CLIPS
+        self._frozen: DiT | None = None
+        self._keys = jax.jit(lambda key, step: tuple(jax.random.split(jax.random.fold_in(key, step), 3)))
+        self._warm = compiled_once("warmup", self._warmup_update, donate_argnums=0)
+        self._critic = compiled_once("critic", self._critic_update, donate_argnums=0)
+        self._gap = compiled_once("gap", self._score_gap)
+        self._student = compiled_once("student", self._student_update, donate_argnums=0)
+        self._student_long = compiled_once("student_long", self._student_update, donate_argnums=0)
+        self._draws = {
+            (source, step): compiled_once(f"{source}_{step}", partial(self._draw_clip, source, step))
+            for source, step in config.sources
         }
+        self.sample_pairs = compiled_once("pairs", partial(sample_pairs, config.pairs.sampler))
         self._rollout = jax.jit(
             lambda model, conditioning, noises: parallel_steps(model, config.rollout, conditioning, noises)[1]
         )
 
+    def teacher(self) -> DiT:
+        """The frozen teacher on the current mesh, read when it is first needed.
+
+        Raises:
+            InputError: it is missing or of another config.
+        """
+        if self._frozen is None:
+            source = open_dit(self.config.teacher, self.config.model)
+            self._frozen = source.load(self.config.loop.rules, frozen=True)
+        return self._frozen
+
     def init(self, key: jax.Array) -> DistillationState:
-        """Student and critic, both as copies of the teacher."""
+        """Student and critic of zeros, which ``start`` makes copies of the teacher."""
         keys = jax.random.split(key)
-        copy = lambda: jax.tree.map(jnp.copy, self.teacher)
+        zeros = lambda: jax.tree.map(jnp.zeros_like, DiT(self.config.model, rngs=nnx.Rngs(0)))
         return DistillationState(
-            TrainState.create(copy(), self.tx, keys[0]),
-            TrainState.create(copy(), self.critic_tx, keys[1]),
+            TrainState.create(zeros(), self.tx, keys[0]),
+            TrainState.create(zeros(), self.critic_tx, keys[1], averaged=False),
         )
 
     def start(self, state: DistillationState) -> DistillationState:
-        """The same: the teacher was read before."""
-        return state
+        """Student and critic with the teacher's values, read straight into their shards."""
+        # The zeros go first: more whole models would not fit beside the optimizers' state.
+        for leaf in jax.tree.leaves((state.student.model, state.student.ema, state.critic.model)):
+            leaf.delete()
+        model = open_dit(self.config.teacher, self.config.model).load(self.config.loop.rules)
+        return DistillationState(state.student.begin_with(model), state.critic.begin_with(copied(model)))
 
     def step(
         self, state: DistillationState, batch: dict, index: int
@@ -173,119 +148,210 @@ class StudentPhase:
         """One step: warm-up, or a critic update and, in its turn, a student update."""
         config = self.config
         if index < config.warmup:
-            return self._warm(state, batch)
+            _, _, key = self._keys(state.student.key, state.student.step)
+            student, metrics = self._warm(state.student, batch, key)
+            return state.replace(student=student), metrics
         if index == config.warmup:
             self.save_baseline(state)
-        state, metrics = self._critic(state, batch)
+        clip_key, noise_key, _ = self._keys(state.critic.key, state.critic.step)
+        own = self._draws["own", config.rollout.steps - 1](state.student.model, batch, clip_key)
+        critic, metrics = self._critic(state.critic, own, noise_key)
+        del own
+        state = state.replace(critic=critic)
         turn, rest = divmod(index - config.warmup, config.critic_per_student)
         if rest == config.critic_per_student - 1:
-            state, student_metrics = self._generate[self._draw(index, turn)](state, self.teacher, batch)
-            metrics |= student_metrics
+            step, source = config.draw(index, turn)
+            clip_key, gap_key, regression_key = self._keys(state.student.key, state.student.step)
+            clip = self._draws[source, step](state.student.model, batch, clip_key)
+            gap, sizes = self._gap(self.teacher(), state.critic.model, clip, gap_key)
+            update = self._student_long if source == "long" else self._student
+            student, student_metrics = update(state.student, clip, gap, batch, regression_key)
+            state, metrics = state.replace(student=student), metrics | sizes | student_metrics
         return state, metrics
 
-    def _draw(self, index: int, turn: int) -> tuple[int, str]:
-        """The denoising step and the source of the clip of the student's update number ``turn``."""
+    def abstract_batch(self, mesh: AnyMesh) -> dict:
+        """Shapes and shardings of a batch."""
         config = self.config
-        draw = np.random.default_rng((config.loop.seed, index))
-        step = 0 if draw.random() < config.exit_first else config.rollout.steps - 1
-        source = "real" if step and draw.random() < config.real_start else "own"
-        if config.long_every and turn % config.long_every == config.long_every - 1:
-            source = "long"
-        return step, source
+        grid, reference = config.videos.grid, config.clip.frames if config.prepared else None
+        reference = reference or config.videos.reference_frames
+        told = lambda frames: conditioning_shapes(
+            config.model, config.clip, grid, frames=frames, reference_frames=reference
+        )
+        latents, clip = latent_shapes(config.model, config.clip, grid), config.clip
+        element = {
+            "clip": {"latents": latents, "conditioning": told(clip.frames)},
+            "pair": {"noise": latents, "clean": latents, "conditioning": told(clip.frames)},
+            "stream": {"conditioning": told(config.long_chunks * clip.chunk)},
+        }
+        return abstract_batch(element, config.loop.batch_size, mesh, config.loop.rules)
 
-    def _regression(self, student: DiT, batch: dict, key: jax.Array) -> jax.Array:
+    def steps(self, mesh: AnyMesh) -> Steps:
+        """Every program of a distillation, with what it takes."""
+        config, rules = self.config, self.config.loop.rules
+        state, batch = abstract_state(self, mesh, rules), self.abstract_batch(mesh)
+        student, critic, key = state.student, state.critic, state.student.key
+        teacher = placed(jax.eval_shape(lambda: frozen_dit(config.model)), mesh, rules)
+        clips = {
+            of: self._abstract_clip(partial(self._draw_clip, *of), (student.model, batch, key), mesh)
+            for of in config.sources
+        }
+        own = clips["own", config.rollout.steps - 1]
+        gap, latents = own.clean, batch["pair"]["noise"]
+        pairs = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (pairs_batch(config.pairs.batch, mesh, rules), *leaf.shape[1:]),
+                leaf.dtype,
+                sharding=leaf.sharding,
+            ),
+            (batch["pair"]["conditioning"], latents),
+        )
+        found = {
+            "pairs": (self.sample_pairs, (teacher, *pairs)),
+            "warmup": (self._warm, (student, batch, key)),
+            "critic": (self._critic, (critic, own, key)),
+            "gap": (self._gap, (teacher, critic.model, own, key)),
+            "student": (self._student, (student, own, gap, batch, key)),
+        }
+        found |= {
+            f"{source}_{step}": (draw, (student.model, batch, key))
+            for (source, step), draw in self._draws.items()
+        }
+        if config.long_every:
+            long = clips["long", config.rollout.steps - 1]
+            found["student_long"] = (self._student_long, (student, long, gap, batch, key))
+        return found
+
+    def _abstract_clip(self, draw: Callable, arguments: tuple, mesh: AnyMesh) -> StudentClip:
+        clip = jax.eval_shape(draw, *arguments)
+        leaves, treedef = jax.tree.flatten(clip)
+        return treedef.unflatten(with_shardings(leaves, clip_shardings(clip, mesh, self.config.loop.rules)))
+
+    def _draw_clip(self, source: str, step: int, student: DiT, batch: dict, key: jax.Array) -> StudentClip:
+        config = self.config
+        clip = CLIPS[source](student, config.rollout, batch, step, key, parts=config.loop.accumulate)
+        return keep_clip(clip, config.loop.rules)
+
+    def _score_gap(
+        self, teacher: DiT, critic: DiT, clip: StudentClip, key: jax.Array
+    ) -> tuple[Latents, dict[str, jax.Array]]:
+        """The gap at a fresh noise level, and its size."""
+        config = self.config
+        noise, sigma = draw_gap(clip.clean, key, config.loss)
+        inputs = NoisedClip(clip.clean, noise, sigma, Conditioning(**clip.conditioning))
+        gap = in_parts(
+            lambda part: score_gap(teacher, critic, part, config.loss), inputs, config.loop.accumulate
+        )
+        gap = shard(gap, "batch", rules=config.loop.rules)
+        return gap, {"gap_norm": jnp.sqrt(jnp.mean(jnp.square(gap)))}
+
+    def _regression_clips(self, batch: dict, key: jax.Array) -> tuple[NoisedClip, ...]:
         pair, clip = batch["pair"], batch["clip"]
-        return regression_loss(
-            student,
+        return regression_clips(
             self.config.rollout,
             (pair["noise"], pair["clean"], Conditioning(**pair["conditioning"])),
             (clip["latents"], Conditioning(**clip["conditioning"])),
             key,
-            self.config.loss,
         )
 
-    def _warmup_update(self, state: DistillationState, batch: dict):
-        student = state.student
-        loss, gradients = jax.value_and_grad(self._regression)(student.model, batch, student.draw())
-        return state.replace(student=student.apply(gradients, self.warmup_tx, self.config.ema)), {
-            "loss": loss
+    def _regression_losses(self, weight: float) -> list[Loss]:
+        """One loss for each of the student's noise levels, which differ too much to share their memory."""
+        config, steps = self.config, self.config.rollout.steps
+
+        def at(step: int) -> Loss:
+            def loss(student: DiT, inputs: dict) -> tuple[jax.Array, dict]:
+                value = regression_loss(student, inputs["regression"][step], config.rollout, config.loss)
+                return weight * value / steps, {f"regression_{step}": value / steps}
+
+            return loss
+
+        return [at(step) for step in range(steps)]
+
+    def _gradients(
+        self, losses: list[Loss], model: DiT, inputs: dict, axes: list[int] | None = None
+    ) -> tuple[DiT, dict]:
+        """The gradient, and the metrics with the regression's levels summed up."""
+        loop = self.config.loop
+        gradients, metrics = gradients_of(
+            losses, model, inputs, parts=loop.accumulate, axes=axes, rules=loop.rules
+        )
+        levels = [metrics.pop(f"regression_{step}") for step in range(self.config.rollout.steps)]
+        return gradients, {
+            "regression_loss": sum(levels),
+            "student_grad_norm": metrics.pop("grad_norm"),
+            **metrics,
         }
+
+    def _warmup_update(self, student: TrainState, batch: dict, key: jax.Array):
+        inputs = {"regression": self._regression_clips(batch, key)}
+        gradients, metrics = self._gradients(self._regression_losses(1.0), student.model, inputs)
+        metrics["loss"] = metrics.pop("regression_loss")
+        student = student.apply(gradients, self.warmup_tx, self.config.ema)
+        return keep_sharded(student, self.config.loop.rules), metrics
+
+    def _student_update(
+        self, student: TrainState, clip: StudentClip, gap: Latents, batch: dict, key: jax.Array
+    ) -> tuple[TrainState, dict]:
+        config = self.config
+
+        def matching(model: DiT, inputs: dict) -> tuple[jax.Array, dict]:
+            clip = inputs["clip"]
+            clean = estimate(model, config.rollout, clip)
+            loss = distribution_matching_loss(
+                clean, inputs["gap"], Conditioning(**clip.conditioning), config.loss
+            )
+            return config.loss.dmd * loss, {"dmd_loss": loss}
+
+        inputs = {"clip": clip, "gap": gap, "regression": self._regression_clips(batch, key)}
+        # Members of a dict are flattened in the order of their names.
+        rest = jax.tree.leaves({name: inputs[name] for name in ("gap", "regression")})
+        axes = clip.batch_axes() + [0] * len(rest)
+        losses = [matching, *self._regression_losses(config.loss.regression)]
+        gradients, metrics = self._gradients(losses, student.model, inputs, axes)
+        return keep_sharded(student.apply(gradients, self.tx, config.ema), config.loop.rules), metrics
+
+    def _critic_update(self, critic: TrainState, clip: StudentClip, key: jax.Array):
+        config, loop = self.config, self.config.loop
+        noise, sigma = draw_gap(clip.clean, key, config.loss)
+        inputs = NoisedClip(clip.clean, noise, sigma, Conditioning(**clip.conditioning))
+
+        def loss_of(model: DiT, inputs: NoisedClip) -> tuple[jax.Array, dict]:
+            loss = critic_loss(model, inputs, config.loss)
+            return loss, {"loss": loss, "critic_loss": loss}
+
+        gradients, metrics = gradients_of(
+            [loss_of], critic.model, inputs, parts=loop.accumulate, rules=loop.rules
+        )
+        metrics["critic_grad_norm"] = metrics.pop("grad_norm")
+        return keep_sharded(critic.apply(gradients, self.critic_tx), loop.rules), metrics
 
     def save_baseline(self, state: DistillationState) -> None:
         """The warmed-up student, kept beside the run as a baseline for the evaluation."""
         path = self.config.loop.folder / "warmup.safetensors"
         save_model(path, state.student.ema, self.config.model, self.describe())
 
-    def _critic_update(self, state: DistillationState, batch: dict):
-        clip_key, loss_key = jax.random.split(state.critic.draw())
-        _, clean = rollout_clip(state.student.model, self.config.rollout, batch["clip"], clip_key)
-        conditioning = Conditioning(**batch["clip"]["conditioning"])
-        loss, gradients = jax.value_and_grad(critic_loss)(
-            state.critic.model, clean, conditioning, loss_key, self.config.loss
-        )
-        critic = state.critic.apply(gradients, self.critic_tx, self.config.ema)
-        return state.replace(critic=critic), {"loss": loss, "critic_loss": loss}
-
-    def _student_update(self, step: int, source: str) -> Any:
-        """The update whose DMD loss is applied at denoising step ``step`` of a clip from ``source``."""
-        config, draw = self.config, CLIPS[source]
-
-        def update(state: DistillationState, teacher: DiT, batch: dict):
-            clip_key, gap_key, regression_key = jax.random.split(state.student.draw(), 3)
-            clip = draw(state.student.model, config.rollout, batch, step, clip_key)
-
-            def loss_of(student: DiT):
-                clean = clip.estimate(student, clip.noisy)
-                gap = score_gap(
-                    jax.lax.stop_gradient(clean),
-                    teacher,
-                    state.critic.model,
-                    clip.conditioning,
-                    gap_key,
-                    config.loss,
-                )
-                matching = distribution_matching_loss(clean, gap, clip.conditioning, config.loss)
-                regression = self._regression(student, batch, regression_key)
-                metrics = {"dmd_loss": matching, "regression_loss": regression}
-                return config.loss.dmd * matching + config.loss.regression * regression, metrics
-
-            gradients, metrics = jax.grad(loss_of, has_aux=True)(state.student.model)
-            student = state.student.apply(gradients, self.tx, config.ema)
-            return state.replace(student=student), metrics
-
-        # Chex counts the traces of a function by its name.
-        update.__name__ = f"update_{source}_{step}"
-        return update
-
-    def _videos(self) -> tuple[VAE, list[EncodedVideo]]:
-        vae = load_model(self.config.vae, VAE, VAEConfig)
-        front_end = load_front_end(self.config.visemes)
-        return vae, encoded_videos(vae, front_end, self.config.videos, self.config.cache)
-
     def dataset(self) -> grain.MapDataset:
         """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
         config = self.config
-        vae, videos = self._videos()
-        # How many pairs and videos there are decides which video a pair is of.
-        sampled = digest(self.teacher, self.teacher.config, config.pairs, config.videos.count)
-        tag = f"{sampled}-{videos_digest(vae, config.videos)}"
-        pairs = make_pairs(self.teacher, videos, config.clip, config.pairs, config.cache / f"pairs-{tag}")
-        source = grain.MapDataset.source(videos).seed(config.loop.seed)
-        return source.random_map(PairedClips(config, videos, pairs))
+        source = open_dit(config.teacher, config.model)
+        videos = training_videos(config)
+        of = hashlib.sha256(repr((source.digest(), config.pairs, config.clip)).encode()).hexdigest()[:12]
+        folder = config.cache / f"pairs-{of}-{training_videos_digest(config)}"
+        pairs = make_pairs(
+            self.teacher, self.sample_pairs, videos, config.clip, config.pairs, folder, config.loop.rules
+        )
+        data = grain.MapDataset.source(videos).seed(config.loop.seed)
+        return data.random_map(PairedClips(config, videos, pairs))
 
     def preview(self, state: DistillationState, folder: Path, index: int) -> dict[str, float]:
         """The student's clips of two held-out characters beside the true ones."""
         config = self.config
-        vae = load_model(config.vae, VAE, VAEConfig)
-        heldout = dataclasses.replace(config.videos, split="heldout", count=2)
-        videos = encoded_videos(vae, load_front_end(config.visemes), heldout, config.cache)
-        frames = np.arange(config.clip.frames)
-        conditioning = batch_conditioning(
-            [conditioning_arrays(video, frames, config.clip) for video in videos]
-        )
-        true = jnp.stack([jnp.asarray(video.latents[frames], jnp.float32) for video in videos])
+        clips = heldout_clips(config)
+        if clips is None:
+            return {}
+        conditioning, true = clips
         noises = np.stack([stream_noise(0, 0, step, true.shape) for step in range(config.rollout.steps)])
         clean = self._rollout(state.student.ema, conditioning, noises)
+        vae = load_any(config.vae, "vae")
         write_preview(vae, {"true": true, "student": clean}, folder / f"{index:06d}")
         return {"preview_error": float(jnp.mean(jnp.square(clean - true)))}
 

@@ -10,32 +10,38 @@ import dataclasses
 import itertools
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import chex
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tm_jax.data.encoded_videos import EncodedConfig, check_condition, encoded_videos
-from tm_jax.data.latent_clips import ClipConfig, LatentClips, conditioning_arrays
-from tm_jax.data.prepare.shards import PreparedVideos
+from tm_jax.data.encoded_videos import EncodedConfig
+from tm_jax.data.latent_clips import ClipConfig, LatentClips
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
-from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_any
 from tm_jax.pretrained.weights import is_own, load_model, named_leaves, read_config
-from tm_jax.sharding import keep_sharded
+from tm_jax.sharding import AnyMesh, keep_sharded
+from tm_jax.training.abstract import (
+    Steps,
+    abstract_batch,
+    abstract_state,
+    compiled_once,
+    conditioning_shapes,
+    latent_shapes,
+)
+from tm_jax.training.accumulate import gradients_of
 from tm_jax.training.checkpoint import saved_steps
-from tm_jax.training.flow_matching import FlowMatchingLoss, flow_matching_loss
+from tm_jax.training.clip_data import check_clips, heldout_clips, training_videos
+from tm_jax.training.flow_matching import FlowMatchingLoss, NoisedClip, draw_clip, velocity_loss
 from tm_jax.training.loop import LoopConfig
-from tm_jax.training.ode_pairs import batch_conditioning
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
@@ -77,11 +83,7 @@ class TeacherExperiment:
     """How previews are sampled."""
 
     def __post_init__(self):
-        check_condition(self.model, self.videos)
-        if self.prepared is not None and self.model.still_condition:
-            raise ValueError(
-                "model.still_condition: prepared clips have mid-grey after the reference picture"
-            )
+        check_clips(self)
 
     def build(self) -> "TeacherPhase":
         """The phase that the loop runs."""
@@ -106,7 +108,7 @@ class TeacherPhase:
             else:
                 self.public = open_public(config.init_from, "transformer", config.model)
         self.tx = make_optimizer(config.optim)
-        self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
+        self._step = compiled_once("update", self._update, donate_argnums=0)
         self._sample = jax.jit(partial(sample, config=config.sampler, pattern=Bidirectional()))
 
     def init(self, key: jax.Array) -> TrainState:
@@ -158,62 +160,55 @@ class TeacherPhase:
         )
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
-        loss, gradients = jax.value_and_grad(flow_matching_loss)(
-            state.model,
-            batch["latents"],
-            Conditioning(**batch["conditioning"]),
-            state.draw(),
-            self.config.loss,
-            pattern=Bidirectional(),
+        config, loop = self.config, self.config.loop
+        clip = draw_clip(batch["latents"], Conditioning(**batch["conditioning"]), state.draw(), config.loss)
+
+        def loss_of(model: DiT, clip: NoisedClip) -> tuple[jax.Array, dict]:
+            terms = config.loss
+            loss = velocity_loss(
+                model, clip, pattern=Bidirectional(), face=terms.face, mouth=terms.mouth, low=terms.low
+            )
+            return loss, {"loss": loss}
+
+        gradients, metrics = gradients_of(
+            [loss_of], state.model, clip, parts=loop.accumulate, rules=loop.rules
         )
-        following = state.apply(gradients, self.tx, self.config.ema)
-        return keep_sharded(following, self.config.loop.rules), {"loss": loss}
+        return keep_sharded(state.apply(gradients, self.tx, config.ema), loop.rules), metrics
+
+    def abstract_batch(self, mesh: AnyMesh) -> dict:
+        """Shapes and shardings of a batch."""
+        config, grid = self.config, self.config.videos.grid
+        reference = config.clip.frames if config.prepared else config.videos.reference_frames
+        conditioning = conditioning_shapes(
+            config.model, config.clip, grid, frames=config.clip.frames, reference_frames=reference
+        )
+        element = {"latents": latent_shapes(config.model, config.clip, grid), "conditioning": conditioning}
+        return abstract_batch(element, config.loop.batch_size, mesh, config.loop.rules)
+
+    def steps(self, mesh: AnyMesh) -> Steps:
+        """The update, with what it takes."""
+        state = abstract_state(self, mesh, self.config.loop.rules)
+        return {"update": (self._step, (state, self.abstract_batch(mesh)))}
 
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""
         return self._step(state, batch)
 
-    def _prepared(self, split: Literal["train", "heldout"]) -> PreparedVideos:
-        """Real clips, compared with what the model reads."""
-        config, model = self.config, self.config.model
-        videos = PreparedVideos(config.prepared, split=split, clip=config.clip)
-        videos.check(
-            latent_channels=model.out_channels,
-            audio_width=model.audio_width,
-            image_width=model.image_width,
-            text_width=model.text_width,
-        )
-        return videos
-
     def dataset(self) -> grain.MapDataset:
         """Random clips of the encoded videos."""
         config = self.config
-        if config.prepared is not None:
-            videos = self._prepared("train")
-        else:
-            vae, front_end = load_any(config.vae, "vae"), load_front_end(config.visemes)
-            videos = encoded_videos(vae, front_end, config.videos, config.cache)
-        return grain.MapDataset.source(videos).seed(config.loop.seed).random_map(LatentClips(config.clip))
+        source = grain.MapDataset.source(training_videos(config)).seed(config.loop.seed)
+        return source.random_map(LatentClips(config.clip))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Sampled clips of two held-out characters beside the true ones."""
-        config = self.config
-        vae = load_any(config.vae, "vae")
-        if config.prepared is not None:
-            heldout = self._prepared("heldout")
-            videos = [heldout[row] for row in range(min(2, len(heldout)))]
-            if not videos:
-                return {}
-        else:
-            heldout = dataclasses.replace(config.videos, split="heldout", count=2)
-            videos = encoded_videos(vae, load_front_end(config.visemes), heldout, config.cache)
-        frames = np.arange(config.clip.frames)
-        conditioning = batch_conditioning(
-            [conditioning_arrays(video, frames, config.clip) for video in videos]
-        )
-        true = jnp.stack([jnp.asarray(video.latents[frames], jnp.float32) for video in videos])
-        noise = np.stack([stream_noise(0, row, 0, true.shape[1:]) for row in range(len(videos))])
+        clips = heldout_clips(self.config)
+        if clips is None:
+            return {}
+        conditioning, true = clips
+        noise = np.stack([stream_noise(0, row, 0, true.shape[1:]) for row in range(len(true))])
         sampled = self._sample(state.ema, conditioning, noise)
+        vae = load_any(self.config.vae, "vae")
         write_preview(vae, {"true": true, "sampled": sampled}, folder / f"{index:06d}")
         return {"preview_error": float(jnp.mean(jnp.square(sampled - true)))}
 

@@ -1,0 +1,106 @@
+"""The clips that teacher and student learn from and are shown on: prepared real ones, or puppets."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tm_jax.data.encoded_videos import EncodedConfig, check_condition, encoded_videos, videos_digest
+from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
+from tm_jax.data.prepare.shards import PreparedVideos
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.pretrained.front_ends import load_front_end
+from tm_jax.pretrained.sources import load_any
+from tm_jax.types import Conditioning, Latents
+
+
+@runtime_checkable
+class Videos(Protocol):
+    """Random access to encoded videos."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> EncodedVideo: ...
+
+
+@runtime_checkable
+class ClipExperiment(Protocol):
+    """The fields of an experiment that say what its clips are."""
+
+    model: DiTConfig
+    vae: Path
+    clip: ClipConfig
+    videos: EncodedConfig
+    prepared: Path | None
+    visemes: Path | None
+    cache: Path
+
+
+def check_clips(config: ClipExperiment) -> None:
+    """The clips bring the condition that the model reads.
+
+    Raises:
+        ValueError: one has the picture held still, the other mid-grey.
+    """
+    check_condition(config.model, config.videos)
+    if config.prepared is not None and config.model.still_condition:
+        raise ValueError("model.still_condition: prepared clips have mid-grey after the reference picture")
+
+
+def _prepared(config: ClipExperiment, split: Literal["train", "heldout"]) -> PreparedVideos:
+    """Real clips, compared with what the model reads."""
+    videos, model = PreparedVideos(config.prepared, split=split, clip=config.clip), config.model
+    videos.check(
+        latent_channels=model.out_channels,
+        audio_width=model.audio_width,
+        image_width=model.image_width,
+        text_width=model.text_width,
+    )
+    return videos
+
+
+def training_videos(config: ClipExperiment) -> Videos:
+    """The videos that clips are cut from; puppets are drawn and encoded now if they are not in the cache.
+
+    Raises:
+        InputError: prepared clips that are not there, damaged or made for another model.
+    """
+    if config.prepared is not None:
+        return _prepared(config, "train")
+    vae, front_end = load_any(config.vae, "vae"), load_front_end(config.visemes)
+    return encoded_videos(vae, front_end, config.videos, config.cache)
+
+
+def training_videos_digest(config: ClipExperiment) -> str:
+    """What the videos depend on; what is made of them is kept under this name."""
+    if config.prepared is None:
+        return f"{videos_digest(load_any(config.vae, 'vae'), config.videos)}-{config.videos.count}"
+    state = hashlib.sha256()
+    for path in sorted([config.prepared / "prepare.json", *(config.prepared / "reports").glob("*.json")]):
+        state.update(path.read_bytes())
+    return f"prepared-{state.hexdigest()[:12]}"
+
+
+def batch_conditioning(arrays: list[dict[str, np.ndarray]]) -> Conditioning:
+    """Several clips' conditioning arrays as one Conditioning."""
+    return Conditioning(**jax.tree.map(lambda *parts: np.stack(parts), *arrays))
+
+
+def heldout_clips(config: ClipExperiment, count: int = 2) -> tuple[Conditioning, Latents] | None:
+    """Conditioning and true latents of the beginnings of held-out videos; None where none was held out."""
+    if config.prepared is not None:
+        heldout = _prepared(config, "heldout")
+        videos = [heldout[row] for row in range(min(count, len(heldout)))]
+        if not videos:
+            return None
+    else:
+        heldout = dataclasses.replace(config.videos, split="heldout", count=count)
+        vae = load_any(config.vae, "vae")
+        videos = encoded_videos(vae, load_front_end(config.visemes), heldout, config.cache)
+    frames = np.arange(config.clip.frames)
+    conditioning = batch_conditioning([conditioning_arrays(video, frames, config.clip) for video in videos])
+    return conditioning, jnp.stack([jnp.asarray(video.latents[frames], jnp.float32) for video in videos])

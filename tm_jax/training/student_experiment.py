@@ -1,0 +1,94 @@
+"""Everything that decides a distillation, as one frozen config."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tm_jax.data.encoded_videos import EncodedConfig
+from tm_jax.data.latent_clips import ClipConfig
+from tm_jax.diffusion.schedule import RolloutConfig
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.training.clip_data import check_clips
+from tm_jax.training.dmd import DistillationLoss
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.ode_pairs import PairsConfig
+from tm_jax.training.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentExperiment:
+    """Everything that decides a distillation."""
+
+    loop: LoopConfig
+    model: DiTConfig
+    vae: Path
+    """The VAE of the latents: a weights file, or a public folder or Hub id."""
+    teacher: Path
+    """The teacher, from which student and critic start: weights of ours, or a public folder or Hub id."""
+    rollout: RolloutConfig = RolloutConfig()
+    loss: DistillationLoss = DistillationLoss()
+    warmup: int = 300
+    """Steps of regression alone."""
+    critic_per_student: int = 5
+    """Critic updates for each update of the student."""
+    real_start: float = 0.25
+    """Probability that a student step at σ < 1 starts from a noised real clip, not from the student's own."""
+    exit_first: float = 0.25
+    """Probability that the DMD loss is applied to the estimate of the first pass, at σ = 1."""
+    long_every: int = 4
+    """Every how many student updates the clip is the end of a long stream; 0 for never."""
+    long_chunks: int = 14
+    """Chunks of a long stream."""
+    optim: OptimConfig = OptimConfig()
+    """The student's optimizer after the warm-up."""
+    warmup_optim: OptimConfig = OptimConfig()
+    """The student's optimizer in the warm-up; only its learning rate may differ from ``optim``'s."""
+    critic_optim: OptimConfig = OptimConfig()
+    clip: ClipConfig = ClipConfig()
+    videos: EncodedConfig = EncodedConfig()
+    prepared: Path | None = None
+    """Folder of real clips from ``python -m tm_jax.data.prepare``; None draws and encodes puppets."""
+    visemes: Path | None = None
+    """Weights of the viseme encoder through which the teacher hears; None is log-mel."""
+    pairs: PairsConfig = PairsConfig()
+    cache: Path = Path("cache")
+    """Folder of encoded videos and of the teacher's samples."""
+    ema: float = 0.99
+    """Decay of the average of the student's parameters that is shipped."""
+
+    def __post_init__(self):
+        check_clips(self)
+        if self.long_every and self.long_chunks < self.clip.chunks:
+            raise ValueError(
+                f"long_chunks {self.long_chunks}: a stream holds at least {self.clip.chunks} chunks"
+            )
+        if dataclasses.replace(self.warmup_optim, lr=self.optim.lr) != self.optim:
+            raise ValueError("warmup_optim and optim may differ in lr alone: they share one optimizer state")
+
+    @property
+    def sources(self) -> tuple[tuple[str, int], ...]:
+        """Every (source of a clip, denoising step) that an update of the student may have."""
+        last = self.rollout.steps - 1
+        found = [("own", step) for step in {0, last}]
+        if last and self.real_start:
+            found.append(("real", last))
+        if self.long_every:
+            found += [("long", step) for step in {0, last}]
+        return tuple(found)
+
+    def draw(self, index: int, turn: int) -> tuple[int, str]:
+        """The denoising step and the source of the clip of the student's update number ``turn``."""
+        draw = np.random.default_rng((self.loop.seed, index))
+        step = 0 if draw.random() < self.exit_first else self.rollout.steps - 1
+        source = "real" if step and draw.random() < self.real_start else "own"
+        if self.long_every and turn % self.long_every == self.long_every - 1:
+            source = "long"
+        return step, source
+
+    def build(self) -> Any:
+        """The phase that the loop runs."""
+        from tm_jax.training.student_phase import StudentPhase
+
+        return StudentPhase(self)
