@@ -125,8 +125,10 @@ def test_missing_empty_folder_and_foreign_files(saved, tmp_path):
     empty.touch()
     refused(empty, "is empty")
     noise = tmp_path / "noise.safetensors"
-    noise.write_bytes(b"<html>not found</html>" * 20)
+    noise.write_bytes(b"no weights at all, " * 20)
     refused(noise, "not a safetensors file")
+    noise.write_bytes(b"<html>not found</html>" * 20)
+    refused(noise, "is a web page")
     plain = tmp_path / "plain.safetensors"
     save_file({"a": np.zeros(2)}, plain)
     refused(plain, "without tm_jax's config")
@@ -142,7 +144,7 @@ def test_truncated_files(saved, length):
 def test_pickles_are_refused_unread(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(pickle.dumps({"weights": [1.0]}))
-    refused(path, "Python pickle, which can run any code")
+    refused(path, "PyTorch pickle, which can run any code")
 
 
 def test_a_config_of_another_version(net, saved):
@@ -159,7 +161,7 @@ def test_an_unwritable_path(net, tmp_path):
 
 
 def test_a_header_whose_length_looks_like_a_pickle_is_read():
-    from tm_jax.pretrained.files import is_pickle
+    from tm_jax.pretrained.formats import is_pickle
 
     assert not is_pickle((0x0480).to_bytes(8, "little") + b"{")
     assert is_pickle(b"\x80\x04\x95\x00\x00\x00\x00\x00\x00")

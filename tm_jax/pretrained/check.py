@@ -5,21 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from tm_jax.errors import InputError
-from tm_jax.pretrained.files import holds_safetensors, open_checkpoint, read_json, refuse_scaled
+from tm_jax.pretrained.files import Checkpoint, holds_safetensors, open_checkpoint, read_json
 from tm_jax.pretrained.layouts import FOLDERS, fits_itself, recognise
+from tm_jax.pretrained.wan_family import member, refuse_relatives
+from tm_jax.pretrained.weights import is_own, read_header
 
 SIZES = {
-    ("transformer", 5120, 40, True): "Wan2.1 I2V-14B",
-    ("transformer", 5120, 40, False): "Wan2.1 T2V-14B",
-    ("transformer", 1536, 30, True): "Wan2.1 I2V-1.3B",
-    ("transformer", 1536, 30, False): "Wan2.1 T2V-1.3B",
     ("vae", 96, 16): "Wan2.1 VAE",
     ("vae", 160, 48): "Wan2.2 VAE",
     ("text", 4096, 24): "UMT5-XXL encoder",
     ("image", 1280, 32): "CLIP ViT-H/14 vision",
     ("speech", 768, 12): "wav2vec2-base",
 }
-"""What the published sizes are called."""
+"""What the published sizes are called; Wan's transformers have a table of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +42,8 @@ class Part:
     """Stored values."""
     nbytes: int
     """Bytes of values."""
+    remark: str = ""
+    """What else there is to say."""
 
     def __str__(self) -> str:
         dtypes = ", ".join(
@@ -51,9 +51,9 @@ class Part:
         )
         files = "1 file" if self.files == 1 else f"{self.files} files"
         return (
-            f"{self.path}: {self.kind}, {self.title}, {self.layout} layout, {dtypes}, {files}, "
+            f"{self.path}: {self.kind}, {self.title}, {self.layout}, {dtypes}, {files}, "
             f"{self.tensors:,} tensors, {_short(self.parameters)} parameters, "
-            f"{_short(self.nbytes)}B, complete"
+            f"{_short(self.nbytes)}B, complete{self.remark and ', '}{self.remark}"
         )
 
 
@@ -67,39 +67,55 @@ def _short(number: int | float) -> str:
 
 
 def title(kind: str, config: Any) -> str:
-    """What a model of this config is called."""
+    """What a model of this config is called; of transformers, one without modules that Wan2.1 lacks."""
     if kind == "transformer":
-        key = (kind, config.width, config.layers, config.has_image)
-    elif kind == "vae":
-        key = (kind, config.base_dim, config.z_dim)
-    else:
-        key = (kind, config.width, config.layers)
-    if key in SIZES:
-        return SIZES[key]
+        return member({}, config).title
+    size = (config.base_dim, config.z_dim) if kind == "vae" else (config.width, config.layers)
+    if (kind, *size) in SIZES:
+        return SIZES[kind, *size]
     sizes = (
-        f"base {config.base_dim}, {config.z_dim} latent channels"
+        f"base {size[0]}, {size[1]} latent channels"
         if kind == "vae"
-        else f"width {config.width}, {config.layers} layers"
+        else f"width {size[0]}, {size[1]} layers"
     )
     return f"no published size ({sizes})"
 
 
 def check_part(path: Path) -> Part:
-    """One model; raises InputError with one sentence where it is incomplete or unreadable."""
+    """One model; raises InputError with one sentence where it is incomplete, unreadable or none of ours."""
+    if path.is_file() and is_own(path):
+        return _own_part(path)
     checkpoint = open_checkpoint(path)
-    refuse_scaled(checkpoint)
     layout, respelled = recognise(checkpoint)
+    remark = ""
+    if layout.kind == "transformer":
+        found = member(respelled.shapes, layout.sized(respelled))
+        if found.extras:
+            refuse_relatives(path, found)
+        remark = "" if found.runs else f"but a form that is not run here ({found.form})"
     config = fits_itself(layout, respelled)
+    return _part(checkpoint, layout.kind, title(layout.kind, config), f"{layout.name} layout", remark)
+
+
+def _own_part(path: Path) -> Part:
+    """A weights file of ours: what its header says it is."""
+    header, checkpoint = read_header(path), open_checkpoint(path)
+    commit = header.meta.get("commit") or "unknown"
+    return _part(checkpoint, header.model_class, f"made here (commit {commit})", "tm_jax layout", "")
+
+
+def _part(checkpoint: Checkpoint, kind: str, title: str, layout: str, remark: str) -> Part:
     return Part(
-        path,
-        layout.kind,
-        title(layout.kind, config),
-        layout.name,
+        checkpoint.path,
+        kind,
+        title,
+        layout,
         checkpoint.dtypes,
         len(checkpoint.files),
         len(checkpoint.tensors),
         checkpoint.parameters,
         checkpoint.nbytes,
+        remark,
     )
 
 

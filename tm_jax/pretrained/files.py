@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from tm_jax.errors import InputError
+from tm_jax.pretrained.formats import PICKLES, START, gguf_refused, pickle_refused, refuse_foreign
 
 DTYPES = {
     "F64": np.float64,
@@ -36,19 +37,12 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 STEMS = ("diffusion_pytorch_model", "model")
-SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", "scaled_fp8", ".absmax")
-
-
-def is_pickle(start: bytes) -> bool:
-    """Whether a file that starts with these bytes (nine or more) is a pickle, or a zip of pickles.
-
-    A safetensors file may begin with a pickle's own two bytes, for it begins with a length; its ninth
-    byte opens the JSON header.
-    """
-    protocol = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    return start[8:9] != b"{" and (start[:4] == b"PK\x03\x04" or protocol)
+SCALES = (
+    *(".scale_weight", ".weight_scale", ".weight_scale_2", ".scale_input", ".input_scale", "scaled_fp8"),
+    *(".comfy_quant", ".absmax", ".quant_map", ".qweight", ".qzeros", ".wscales", ".scales"),
+)
+"""How the names end under which the tools that quantise keep their scales."""
 
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.safetensors")
@@ -72,6 +66,15 @@ class StoredTensor:
     def nbytes(self) -> int:
         """Bytes that its values take in the file."""
         return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
+
+    def divided(self, parts: int) -> tuple["StoredTensor", ...]:
+        """The equal parts along its first axis, as tensors of their own; none if it does not divide."""
+        if not self.shape or self.shape[0] % parts:
+            return ()
+        shape, step = (self.shape[0] // parts, *self.shape[1:]), self.nbytes // parts
+        return tuple(
+            dataclasses.replace(self, shape=shape, start=self.start + part * step) for part in range(parts)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,65 +148,85 @@ class MappedFiles:
         mapped.madvise(mmap.MADV_DONTNEED, start, tensor.start + tensor.nbytes - start)
 
 
-def _pickle_refused(path: Path) -> InputError:
-    return InputError(
-        f"{path} is a PyTorch pickle, which can run any code when it is opened and so is not read; "
-        "take the safetensors version (for Wan, the -Diffusers repositories hold every part of it)"
-    )
-
-
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, from its header alone.
 
-    Raises InputError for a pickle, a Git LFS pointer, a truncated or a corrupt file.
+    Raises InputError for a pickle, a Git LFS pointer or another format, a truncated or a corrupt file.
     """
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            start = file.read(9)
-            if is_pickle(start):
-                raise _pickle_refused(path)
-            start, _ = start[:8], file.seek(8)
-            if start.startswith(b"version "):
-                raise InputError(f"{path} is a Git LFS pointer and not the file itself; run git lfs pull")
-            length = int.from_bytes(start, "little")
+            start = file.read(START)
+            refuse_foreign(path, start)
+            length = int.from_bytes(start[:8], "little")
             if len(start) < 8 or length < 2 or length > _LARGEST_HEADER:
                 raise InputError(f"{path} does not begin with a safetensors header; download it again")
             if length + 8 > size:
                 raise InputError(f"{path} is cut off inside its header ({size} bytes); download it again")
+            file.seek(8)
             header = json.loads(file.read(length))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its rights") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        raise InputError(f"{path} has a safetensors header that is not JSON; download it again") from None
-
-    tensors, end = {}, 0
-    try:
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            if entry["dtype"] not in DTYPES:
-                raise InputError(
-                    f"{path} stores {name} as {entry['dtype']}, which is not read here; "
-                    "take a version in F32, F16 or BF16"
-                )
-            first, last = entry["data_offsets"]
-            tensor = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), 8 + length + first)
-            if last - first != tensor.nbytes:
-                raise InputError(
-                    f"{path} gives {name} {last - first} bytes where its shape needs {tensor.nbytes}; "
-                    "the header is corrupt, download it again"
-                )
-            tensors[name], end = tensor, max(end, last)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    # A number of thousands of digits is a ValueError, a thousand brackets a RecursionError.
+    except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} has a corrupt safetensors header; download it again") from None
-    if 8 + length + end > size:
-        raise InputError(
-            f"{path} is truncated: {size} bytes of {8 + length + end} are there; download it again"
-        )
+        raise InputError(f"{path} has a safetensors header that is not JSON; download it again") from None
+    corrupt = InputError(f"{path} has a corrupt safetensors header; download it again")
+    if not isinstance(header, dict):
+        raise corrupt
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if not _is_entry(entry):
+            raise corrupt
+        if entry["dtype"] not in DTYPES:
+            raise InputError(
+                f"{path} stores {name} as {entry['dtype']}, which is not read here; "
+                "take a version in F32, F16 or BF16"
+            )
+        first, last = entry["data_offsets"]
+        tensor = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), 8 + length + first)
+        if last - first != tensor.nbytes:
+            raise InputError(
+                f"{path} gives {name} {last - first} bytes where its shape needs {tensor.nbytes}; "
+                "the header is corrupt, download it again"
+            )
+        tensors[name] = tensor
+    _check_extent(path, tensors, 8 + length, size)
     return tensors
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether a header's entry is of the form that safetensors gives it."""
+    count = lambda number: type(number) is int and number >= 0
+    return (
+        isinstance(entry, dict)
+        and entry.keys() >= {"dtype", "shape", "data_offsets"}
+        and isinstance(entry["dtype"], str)
+        and isinstance(entry["shape"], list)
+        and all(map(count, entry["shape"]))
+        and isinstance(entry["data_offsets"], list)
+        and len(entry["data_offsets"]) == 2
+        and all(map(count, entry["data_offsets"]))
+    )
+
+
+def _check_extent(path: Path, tensors: dict[str, StoredTensor], begin: int, size: int) -> None:
+    """Raise InputError unless the tensors lie one after another and fill the file from its header on."""
+    end = begin
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if tensor.start != end:
+            what = "overlaps the values before it" if tensor.start < end else "leaves a hole before it"
+            raise InputError(f"{path} has a corrupt safetensors header, {name} {what}; download it again")
+        end += tensor.nbytes
+    if end > size:
+        raise InputError(f"{path} is truncated: {size} bytes of {end} are there; download it again")
+    if end < size:
+        raise InputError(
+            f"{path} has {size - end} bytes more than its header accounts for; download it again"
+        )
 
 
 def read_json(path: Path) -> dict:
@@ -211,8 +234,8 @@ def read_json(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        content = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
         raise InputError(f"{path} is not readable JSON; download it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold a JSON object; download it again")
@@ -224,6 +247,8 @@ def _indexed_files(index: Path) -> tuple[list[Path], dict[str, str]]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index} has no weight_map; download it again")
+    if odd := [name for name, file in weight_map.items() if not isinstance(file, str)]:
+        raise InputError(f"{index} names no file for {odd[0]}; download it again")
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (index.parent / name).exists()]
     if missing:
@@ -273,9 +298,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise InputError(f"{path} does not exist; give the folder or the safetensors file of a model")
     if path.is_file():
-        if path.suffix in PICKLES:
-            raise _pickle_refused(path)
         return Checkpoint(path, (path,), read_header(path), read_json(path.parent / "config.json"))
+    if not path.is_dir():
+        raise InputError(f"{path} is neither a file nor a folder; give the safetensors file of a model")
     found = sorted(path.glob("*.safetensors"))
     indexes = sorted(path.glob("*.safetensors.index.json"))
     preferred = [path / f"{stem}.safetensors.index.json" for stem in STEMS]
@@ -298,11 +323,22 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _nothing_inside(path: Path) -> InputError:
     """Why a folder without safetensors cannot be read."""
-    if not any(path.iterdir()):
+    try:
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        return InputError(f"{path} cannot be read ({error.strerror}); check its rights")
+    if not inside:
         return InputError(f"{path} is empty; download the model into it")
+    if folders := [entry.name for entry in inside if entry.is_dir() and holds_safetensors(entry)]:
+        return InputError(
+            f"{path} holds no safetensors file itself, but {', '.join(folders)} inside it "
+            f"{'does' if len(folders) == 1 else 'do'}; name one of them"
+        )
     for suffix in PICKLES:
-        if pickles := sorted(path.glob(f"*{suffix}")):
-            return _pickle_refused(pickles[0])
+        if pickles := [entry for entry in inside if entry.suffix == suffix]:
+            return pickle_refused(pickles[0])
+    if ggufs := [entry for entry in inside if entry.suffix == ".gguf"]:
+        return gguf_refused(ggufs[0])
     return InputError(f"{path} holds no safetensors file; give the folder that has the model's weights")
 
 
@@ -311,6 +347,6 @@ def refuse_scaled(checkpoint: Checkpoint) -> None:
     scales = [name for name in checkpoint.tensors if name.endswith(SCALES)]
     if scales:
         raise InputError(
-            f"{checkpoint.path} is quantised with separate scales ({scales[0]}), which is not read here; "
-            "take the BF16 or F16 version"
+            f"{checkpoint.path} is quantised with separate scales (such as {scales[0]}), "
+            "which is not read here; take the BF16 or F16 version"
         )

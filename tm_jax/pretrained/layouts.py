@@ -6,8 +6,10 @@ rewritten to the newer before anything else looks at the keys.
 """
 
 import dataclasses
+import functools
+import itertools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,26 @@ import jax
 from flax import nnx
 
 from tm_jax.errors import InputError
-from tm_jax.models.clip import CLIPConfig, CLIPVision
+from tm_jax.models.clip import CLIPVision
 from tm_jax.models.dit import DiT
-from tm_jax.models.dit_config import DiTConfig
-from tm_jax.models.umt5 import UMT5, UMT5Config
+from tm_jax.models.umt5 import UMT5
 from tm_jax.models.vae import VAE
-from tm_jax.models.vae_config import VAEConfig
-from tm_jax.models.wav2vec2 import Wav2Vec2, Wav2Vec2Config
-from tm_jax.pretrained import clip, umt5, wan_dit, wan_vae, wav2vec2
-from tm_jax.pretrained.files import Checkpoint, holds_safetensors, open_checkpoint
+from tm_jax.models.wav2vec2 import Wav2Vec2
+from tm_jax.pretrained import clip, sizes, umt5, wan_dit, wan_vae, wav2vec2
+from tm_jax.pretrained.files import (
+    Checkpoint,
+    StoredTensor,
+    holds_safetensors,
+    open_checkpoint,
+    refuse_scaled,
+)
 from tm_jax.pretrained.hub import resolve
 from tm_jax.pretrained.load import check_fit, load_pretrained
 from tm_jax.pretrained.names import NameMap
+from tm_jax.pretrained.other_kinds import refuse_others
+from tm_jax.pretrained.sizes import Shapes
+from tm_jax.pretrained.wan_family import member, refuse_relatives
 
-Shapes = Mapping[str, tuple[int, ...]]
 Shardings = Callable[[nnx.Module], Any] | None
 
 FOLDERS = {
@@ -63,195 +71,59 @@ class Layout:
     """Patterns of their keys that have no place here."""
     spellings: tuple[tuple[str, str], ...] = ()
     """Regular expressions of older keys with what replaces them."""
+    fused: str | None = None
+    """Regular expression of keys that hold query, key and value, one after another."""
 
     def respelled(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with its keys in the newer spelling."""
+        """The checkpoint with its keys in the newer spelling, and its fused tensors divided."""
 
         def rewrite(key: str) -> str:
             for old, newer in self.spellings:
                 key = re.sub(old, newer, key)
             return key
 
-        tensors = {rewrite(key): tensor for key, tensor in checkpoint.tensors.items()}
+        tensors: dict[str, StoredTensor] = {}
+        for key, tensor in checkpoint.tensors.items():
+            newer = rewrite(key)
+            # Where two keys become one, the second keeps its name and is told as unknown.
+            newer = key if newer in tensors else newer
+            if self.fused and re.fullmatch(self.fused, newer) and (thirds := tensor.divided(len(clip.FUSED))):
+                tensors |= {f"{newer}/{part}": third for part, third in zip(clip.FUSED, thirds, strict=True)}
+            else:
+                tensors[newer] = tensor
         return dataclasses.replace(checkpoint, tensors=tensors)
 
+    def sized(self, checkpoint: Checkpoint) -> Any:
+        """The model's config, from the checkpoint's shapes and its config.json.
 
-def _size(shapes: Shapes, key: str, axis: int, otherwise: int) -> int:
-    """One dimension of a stored tensor, or another value where it is missing."""
-    shape = shapes.get(key, ())
-    return shape[axis] if axis < len(shape) else otherwise
+        Raises:
+            InputError: they describe no model.
+        """
+        try:
+            return self.config(checkpoint.shapes, checkpoint.config)
+        except InputError as error:
+            raise InputError(f"{checkpoint.path}: {error}") from None
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise self._impossible(checkpoint, error) from None
 
+    def abstract(self, checkpoint: Checkpoint, config: Any) -> nnx.Module:
+        """The shapes of the model that a config describes.
 
-def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the pattern's group finds among the keys."""
-    numbers = [int(match[1]) for key in shapes if (match := re.match(pattern, key))]
-    return max(numbers, default=-1) + 1
+        Raises:
+            InputError: JAX cannot build a model of such sizes.
+        """
+        try:
+            return jax.eval_shape(lambda: self.model(config, rngs=nnx.Rngs(0)))
+        except Exception as error:
+            # Whatever sizes a damaged file asks for, JAX and Flax refuse them in their own ways.
+            raise self._impossible(checkpoint, error) from None
 
-
-def _stated(config: dict, **fields: str) -> dict[str, Any]:
-    """Our field → the value of their field, for those that config.json has; lists become tuples."""
-    found = {ours: config[theirs] for ours, theirs in fields.items() if config.get(theirs) is not None}
-    return {ours: tuple(value) if isinstance(value, list) else value for ours, value in found.items()}
-
-
-def _dit(shapes: Shapes, config: dict, *, diffusers: bool) -> DiTConfig:
-    pick = lambda theirs, release: theirs if diffusers else release
-    patch = shapes.get("patch_embedding.weight", ())
-    width = _size(shapes, "patch_embedding.weight", 0, 5120)
-    image = pick("condition_embedder.image_embedder.norm1.weight", "img_emb.proj.0.weight")
-    time = pick("condition_embedder.time_embedder.linear_1.weight", "time_embedding.0.weight")
-    text = pick("condition_embedder.text_embedder.linear_1.weight", "text_embedding.0.weight")
-    seen = {
-        "width": width,
-        "ffn": _size(shapes, pick("blocks.0.ffn.net.0.proj.weight", "blocks.0.ffn.0.weight"), 0, 13824),
-        "heads": max(1, width // 128),
-        "layers": _count(shapes, r"blocks\.(\d+)\."),
-        "in_channels": _size(shapes, "patch_embedding.weight", 1, 36),
-        "patch": tuple(patch[2:]) if len(patch) == 5 else (1, 2, 2),
-        "text_width": _size(shapes, text, 1, 4096),
-        "time_frequencies": _size(shapes, time, 1, 256),
-        "has_image": image in shapes,
-        "image_width": _size(shapes, image, 0, 1280),
-    }
-    cells = seen["patch"][0] * seen["patch"][1] * seen["patch"][2]
-    seen["out_channels"] = _size(shapes, pick("proj_out.weight", "head.head.weight"), 0, 16 * cells) // cells
-    if diffusers:
-        stated = _stated(
-            config,
-            heads="num_attention_heads",
-            layers="num_layers",
-            ffn="ffn_dim",
-            in_channels="in_channels",
-            out_channels="out_channels",
-            patch="patch_size",
-            text_width="text_dim",
-            time_frequencies="freq_dim",
-            eps="eps",
+    def _impossible(self, checkpoint: Checkpoint, error: Exception) -> InputError:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        return InputError(
+            f"{checkpoint.path} describes no {self.kind} that can be built ({reason}); "
+            "download it again, its config.json too"
         )
-        if "num_attention_heads" in config and "attention_head_dim" in config:
-            stated["width"] = config["num_attention_heads"] * config["attention_head_dim"]
-        if "image_dim" in config:
-            stated["has_image"] = config["image_dim"] is not None
-            stated.update(_stated(config, image_width="image_dim"))
-    else:
-        stated = _stated(
-            config,
-            width="dim",
-            ffn="ffn_dim",
-            heads="num_heads",
-            layers="num_layers",
-            in_channels="in_dim",
-            out_channels="out_dim",
-            time_frequencies="freq_dim",
-            text_length="text_len",
-            eps="eps",
-        )
-        if "model_type" in config:
-            stated["has_image"] = config["model_type"] == "i2v"
-    return DiTConfig(**{**seen, **stated, "audio_dim": 0})
-
-
-def _vae(shapes: Shapes, config: dict) -> VAEConfig:
-    residual = "encoder.down_blocks.0.resnets.0.conv1.weight" in shapes
-    z = _size(shapes, "decoder.conv_in.weight", 1, 16)
-    seen = {"base_dim": _size(shapes, "encoder.conv_in.weight", 0, 96), "z_dim": z, "residual": residual}
-    stated = _stated(
-        config,
-        base_dim="base_dim",
-        decoder_base_dim="decoder_base_dim",
-        z_dim="z_dim",
-        dim_mult="dim_mult",
-        num_res_blocks="num_res_blocks",
-        temporal_downsample="temperal_downsample",
-        patch_size="patch_size",
-        residual="is_residual",
-        latents_mean="latents_mean",
-        latents_std="latents_std",
-    )
-    if "latents_mean" not in stated and z != VAEConfig().z_dim:
-        raise InputError(
-            f"a VAE of {z} latent channels needs its config.json, "
-            "which holds their means; put it beside the weights"
-        )
-    return VAEConfig(**{**seen, **stated})
-
-
-def _umt5(shapes: Shapes, config: dict) -> UMT5Config:
-    attention = "encoder.block.0.layer.0.SelfAttention"
-    table = next((name for name in umt5.TABLES if name in shapes), umt5.TABLES[0])
-    heads = _size(shapes, f"{attention}.relative_attention_bias.weight", 1, 64)
-    seen = {
-        "vocab_size": _size(shapes, table, 0, 256384),
-        "width": _size(shapes, table, 1, 4096),
-        "heads": heads,
-        "head_dim": _size(shapes, f"{attention}.q.weight", 0, 64 * heads) // heads,
-        "ffn": _size(shapes, "encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 0, 10240),
-        "layers": _count(shapes, r"encoder\.block\.(\d+)\."),
-        "buckets": _size(shapes, f"{attention}.relative_attention_bias.weight", 0, 32),
-    }
-    stated = _stated(
-        config,
-        vocab_size="vocab_size",
-        width="d_model",
-        heads="num_heads",
-        head_dim="d_kv",
-        ffn="d_ff",
-        layers="num_layers",
-        buckets="relative_attention_num_buckets",
-        max_distance="relative_attention_max_distance",
-        eps="layer_norm_epsilon",
-    )
-    return UMT5Config(**{**seen, **stated})
-
-
-def _clip(shapes: Shapes, config: dict) -> CLIPConfig:
-    patch = _size(shapes, "embeddings.patch_embedding.weight", 2, 14)
-    width = _size(shapes, "embeddings.patch_embedding.weight", 0, 1280)
-    side = round((_size(shapes, "embeddings.position_embedding.weight", 0, 257) - 1) ** 0.5)
-    layers = _count(shapes, r"encoder\.layers\.(\d+)\.")
-    seen = {
-        "width": width,
-        "heads": max(1, width // 80),
-        "ffn": _size(shapes, "encoder.layers.0.mlp.fc1.weight", 0, 5120),
-        "layers": layers,
-        "image_size": side * patch,
-        "patch": patch,
-    }
-    stated = _stated(
-        config.get("vision_config", config),
-        width="hidden_size",
-        heads="num_attention_heads",
-        ffn="intermediate_size",
-        layers="num_hidden_layers",
-        image_size="image_size",
-        patch="patch_size",
-        eps="layer_norm_eps",
-    )
-    merged = {**seen, **stated}
-    return CLIPConfig(**merged, output_layer=max(0, merged["layers"] - 1))
-
-
-def _wav2vec2(shapes: Shapes, config: dict) -> Wav2Vec2Config:
-    seen = {
-        "width": _size(shapes, "feature_projection.projection.weight", 0, 768),
-        "ffn": _size(shapes, "encoder.layers.0.feed_forward.intermediate_dense.weight", 0, 3072),
-        "layers": _count(shapes, r"encoder\.layers\.(\d+)\."),
-    }
-    seen["heads"] = max(1, seen["width"] // 64)
-    stated = _stated(
-        config,
-        conv_widths="conv_dim",
-        conv_kernels="conv_kernel",
-        conv_strides="conv_stride",
-        width="hidden_size",
-        heads="num_attention_heads",
-        ffn="intermediate_size",
-        layers="num_hidden_layers",
-        position_kernel="num_conv_pos_embeddings",
-        position_groups="num_conv_pos_embedding_groups",
-        eps="layer_norm_eps",
-    )
-    return Wav2Vec2Config(**{**seen, **stated})
 
 
 _DIFFUSION_PREFIX = ((r"^(model\.)?diffusion_model\.", ""),)
@@ -261,16 +133,17 @@ LAYOUTS: tuple[Layout, ...] = (
         "transformer",
         "diffusers",
         ("patch_embedding.weight", "condition_embedder.time_embedder.linear_1.weight"),
-        lambda shapes, config: _dit(shapes, config, diffusers=True),
+        functools.partial(sizes.dit_config, diffusers=True),
         DiT,
         lambda config, keys: wan_dit.DIFFUSERS,
         new=wan_dit.NEW,
+        spellings=_DIFFUSION_PREFIX,
     ),
     Layout(
         "transformer",
         "original",
         ("patch_embedding.weight", "time_embedding.0.weight"),
-        lambda shapes, config: _dit(shapes, config, diffusers=False),
+        functools.partial(sizes.dit_config, diffusers=False),
         DiT,
         lambda config, keys: wan_dit.RELEASE,
         new=wan_dit.NEW,
@@ -280,34 +153,73 @@ LAYOUTS: tuple[Layout, ...] = (
         "vae",
         "diffusers",
         ("encoder.conv_in.weight", "decoder.conv_in.weight"),
-        _vae,
+        sizes.vae_config,
         VAE,
         lambda config, keys: wan_vae.wan_vae_names(config),
+    ),
+    Layout(
+        "vae",
+        "original",
+        ("encoder.conv1.weight", "decoder.conv1.weight", "decoder.middle.0.residual.0.gamma"),
+        sizes.original_vae_config,
+        VAE,
+        lambda config, keys: wan_vae.original_wan_vae_names(config),
     ),
     Layout(
         "text",
         "transformers",
         ("encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.final_layer_norm.weight"),
-        _umt5,
+        sizes.umt5_config,
         UMT5,
         lambda config, keys: umt5.umt5_names(keys),
+        ignored=umt5.UMT5_IGNORED,
+    ),
+    Layout(
+        "text",
+        "original",
+        ("token_embedding.weight", "blocks.0.ffn.gate.0.weight", "norm.weight"),
+        functools.partial(sizes.umt5_config, original=True),
+        UMT5,
+        lambda config, keys: umt5.ORIGINAL,
         ignored=umt5.UMT5_IGNORED,
     ),
     Layout(
         "image",
         "transformers",
         ("embeddings.patch_embedding.weight", "pre_layrnorm.weight"),
-        _clip,
+        sizes.clip_config,
         CLIPVision,
         lambda config, keys: clip.clip_names(keys),
         ignored=clip.CLIP_IGNORED,
         spellings=((rf"^{re.escape(clip.PREFIX)}", ""),),
     ),
     Layout(
+        "image",
+        "original",
+        ("cls_embedding", "pos_embedding", "pre_norm.weight"),
+        sizes.original_clip_config,
+        CLIPVision,
+        lambda config, keys: clip.ORIGINAL,
+        ignored=clip.ORIGINAL_IGNORED,
+        spellings=((rf"^{re.escape(clip.VISUAL)}", ""),),
+        fused=clip.ORIGINAL_FUSED,
+    ),
+    Layout(
+        "image",
+        "open_clip",
+        ("class_embedding", "positional_embedding", "ln_pre.weight"),
+        sizes.open_clip_config,
+        CLIPVision,
+        lambda config, keys: clip.OPEN_CLIP,
+        ignored=clip.OPEN_CLIP_IGNORED,
+        spellings=clip.OPEN_CLIP_SPELLINGS,
+        fused=clip.OPEN_CLIP_FUSED,
+    ),
+    Layout(
         "speech",
         "transformers",
         ("feature_extractor.conv_layers.0.conv.weight", "feature_projection.projection.weight"),
-        _wav2vec2,
+        sizes.wav2vec2_config,
         Wav2Vec2,
         lambda config, keys: wav2vec2.wav2vec2_names(keys),
         new=wav2vec2.WAV2VEC2_NEW,
@@ -317,20 +229,34 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
+def _without_prefix(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without the dotted words that all of its keys begin with, such as ``model.``."""
+    first, last = (choose(checkpoint.tensors).split(".") for choose in (min, max))
+    words = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False))
+    common = "".join(f"{word}." for word, _ in words)
+    tensors = {key.removeprefix(common): tensor for key, tensor in checkpoint.tensors.items()}
+    return dataclasses.replace(checkpoint, tensors=tensors)
+
+
 def recognise(checkpoint: Checkpoint) -> tuple[Layout, Checkpoint]:
     """The layout of a checkpoint, and the checkpoint in that layout's newer spelling.
 
-    Raises InputError where the keys belong to no model that is known here.
+    Raises InputError where the keys belong to no model that is known here, or to a file of another kind.
     """
+    if not checkpoint.tensors:
+        raise InputError(f"{checkpoint.path} holds no tensors; download it again")
+    refuse_scaled(checkpoint)
+    refuse_others(checkpoint)
     best = None
-    for layout in LAYOUTS:
-        respelled = layout.respelled(checkpoint)
-        shown = sum(mark in respelled.tensors for mark in layout.marks)
-        if shown == len(layout.marks):
-            return layout, respelled
-        # One missing key must not hide what the rest plainly is.
-        if shown and (best is None or shown > best[0]):
-            best = (shown, layout, respelled)
+    for candidate in (checkpoint, _without_prefix(checkpoint)):
+        for layout in LAYOUTS:
+            respelled = layout.respelled(candidate)
+            shown = sum(mark in respelled.tensors for mark in layout.marks)
+            if shown == len(layout.marks):
+                return layout, respelled
+            # One missing key must not hide what the rest plainly is.
+            if shown and (best is None or shown > best[0]):
+                best = (shown, layout, respelled)
     if best and best[0] > len(best[1].marks) // 2:
         return best[1:]
     raise InputError(
@@ -416,7 +342,9 @@ def open_public(source: str | Path, kind: str, config: Any = None) -> PublicMode
     layout, checkpoint = recognise(checkpoint)
     if layout.kind != kind:
         raise InputError(f"{checkpoint.path} holds a {layout.kind} and not a {kind}; give the other folder")
-    theirs = layout.config(checkpoint.shapes, checkpoint.config)
+    theirs = layout.sized(checkpoint)
+    if kind == "transformer":
+        refuse_relatives(checkpoint.path, member(checkpoint.shapes, theirs))
     config = theirs if config is None else config
     # No shape tells the number of heads: without a config.json the caller's word counts.
     if differing := sizes_that_differ(config, theirs, () if checkpoint.config else ("heads",)):
@@ -443,11 +371,11 @@ def load_public(
 
 def _check(layout: Layout, checkpoint: Checkpoint, config: Any) -> Any:
     """The config, once every key has been compared with its model."""
-    abstract = jax.eval_shape(lambda: layout.model(config, rngs=nnx.Rngs(0)))
-    check_fit(checkpoint, abstract, layout.names(config, checkpoint.tensors), layout.new, layout.ignored)
+    names = layout.names(config, checkpoint.tensors)
+    check_fit(checkpoint, layout.abstract(checkpoint, config), names, layout.new, layout.ignored)
     return config
 
 
 def fits_itself(layout: Layout, checkpoint: Checkpoint) -> Any:
     """The config of a checkpoint that is complete by its own account; raises InputError where it is not."""
-    return _check(layout, checkpoint, layout.config(checkpoint.shapes, checkpoint.config))
+    return _check(layout, checkpoint, layout.sized(checkpoint))

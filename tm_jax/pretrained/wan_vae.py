@@ -1,4 +1,7 @@
-"""Names of Wan's VAE as diffusers' AutoencoderKLWan stores it, in Wan2.1's form and in Wan2.2's."""
+"""Names of Wan's VAE, in Wan2.1's form and in Wan2.2's: diffusers' AutoencoderKLWan, and Wan's own release.
+
+The release's names are also those of the single files that ComfyUI reads (``wan_2.1_vae.safetensors``).
+"""
 
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.names import (
@@ -76,3 +79,57 @@ def _wan21(config: VAEConfig) -> tuple[Rule, ...]:
 def wan_vae_names(config: VAEConfig) -> NameMap:
     """The name map of diffusers' layout for a VAE of this config."""
     return NameMap(COMMON + (WAN22 if config.residual else _wan21(config)))
+
+
+def _original_resnet(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """The release numbers a residual block's layers, those without parameters included."""
+    return (
+        Rule(f"{ours}.norm1.scale", f"{theirs}.residual.0.gamma", VECTOR3D),
+        *rules(f"{ours}.conv1", f"{theirs}.residual.2", CONV3D),
+        Rule(f"{ours}.norm2.scale", f"{theirs}.residual.3.gamma", VECTOR3D),
+        *rules(f"{ours}.conv2", f"{theirs}.residual.6", CONV3D),
+        *rules(f"{ours}.shortcut", f"{theirs}.shortcut", CONV3D),
+    )
+
+
+def _original_half(half: str) -> tuple[Rule, ...]:
+    """The first and last layers of encoder or decoder, and what lies in the middle."""
+    return (
+        *rules(f"{half}.conv_in", f"{half}.conv1", CONV3D),
+        *_original_resnet(f"{half}.middle.resnets.0", f"{half}.middle.0"),
+        Rule(f"{half}.middle.attention.norm.scale", f"{half}.middle.1.norm.gamma", VECTOR2D),
+        *rules(f"{half}.middle.attention.qkv", f"{half}.middle.1.to_qkv", POINTWISE2D),
+        *rules(f"{half}.middle.attention.out", f"{half}.middle.1.proj", POINTWISE2D),
+        *_original_resnet(f"{half}.middle.resnets.1", f"{half}.middle.2"),
+        Rule(f"{half}.norm_out.scale", f"{half}.head.0.gamma", VECTOR3D),
+        *rules(f"{half}.conv_out", f"{half}.head.2", CONV3D),
+    )
+
+
+def _original_stages(half: str, run: str, config: VAEConfig, blocks: int) -> tuple[Rule, ...]:
+    """The stages of a half.  Wan2.1 numbers their layers through, Wan2.2 within each stage."""
+    table, number = [], 0
+    for stage in range(len(config.dim_mult)):
+        for layer in range(blocks + 1):
+            place = f"{stage}.{run}.{layer}" if config.residual else f"{number}"
+            ours = f"{half}.stages.{stage}"
+            if layer < blocks:
+                table += _original_resnet(f"{ours}.resnets.{layer}", f"{half}.{run}.{place}")
+            else:
+                table += _resample(f"{ours}.resample", f"{half}.{run}.{place}")
+            number += 1
+    return tuple(table)
+
+
+def original_wan_vae_names(config: VAEConfig) -> NameMap:
+    """The name map of Wan's own layout for a VAE of this config."""
+    return NameMap(
+        (
+            *_original_half("encoder"),
+            *_original_half("decoder"),
+            *rules("quant", "conv1", POINTWISE3D),
+            *rules("post_quant", "conv2", POINTWISE3D),
+            *_original_stages("encoder", "downsamples", config, config.num_res_blocks),
+            *_original_stages("decoder", "upsamples", config, config.num_res_blocks + 1),
+        )
+    )

@@ -25,7 +25,8 @@ from safetensors.numpy import save_file
 
 from tm_jax.config import differences, from_json, to_json
 from tm_jax.errors import InputError
-from tm_jax.pretrained.files import PICKLES, is_pickle
+from tm_jax.pretrained.files import FLOATS
+from tm_jax.pretrained.formats import PICKLES, START, pickle_refused, refuse_foreign
 
 _FORMAT = "tm_jax"
 
@@ -134,14 +135,16 @@ def _open(path: Path):
         raise InputError(f"{path} is a directory: give the .safetensors file inside it.")
     if path.stat().st_size == 0:
         raise InputError(f"The weights file {path} is empty: copy or download it again.")
-    with path.open("rb") as file:
-        start = file.read(9)
-    # torch.save writes a zip or a bare pickle; both run code when loaded.
-    if path.suffix in PICKLES or is_pickle(start):
-        raise InputError(
-            f"{path} is a Python pickle, which can run any code when it is opened, so it is refused: "
-            "convert it to .safetensors first."
-        )
+    if not path.is_file():
+        raise InputError(f"{path} is no file: give a .safetensors file.")
+    try:
+        with path.open("rb") as file:
+            refuse_foreign(path, file.read(START))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its rights.") from None
+    # What torch.save writes runs code when it is loaded, whatever it looks like.
+    if path.suffix in PICKLES:
+        raise pickle_refused(path)
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
@@ -158,9 +161,12 @@ def _header(path: Path, file: Any) -> Header:
             "convert a public checkpoint with tm_jax.pretrained first."
         )
     try:
-        return Header(metadata["class"], json.loads(metadata["config"]), json.loads(metadata["meta"]))
-    except (KeyError, json.JSONDecodeError) as error:
+        header = Header(metadata["class"], json.loads(metadata["config"]), json.loads(metadata["meta"]))
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"The header of {path} is damaged ({error}): copy the file again.") from error
+    if not (isinstance(header.config, dict) and isinstance(header.meta, dict)):
+        raise InputError(f"The header of {path} is damaged (its config is no object): copy the file again.")
+    return header
 
 
 def is_own(path: str | os.PathLike) -> bool:
@@ -220,9 +226,9 @@ def load_model(
             raise InputError(
                 f"{path} was made with another config (file against expected): {'; '.join(found)}."
             )
-        abstract = jax.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
+        abstract = _abstract(path, model_class, config)
         names, leaves, treedef = named_leaves(abstract)
-        _compare(path, {n: tuple(leaf.shape) for n, leaf in zip(names, leaves, strict=True)}, file)
+        _compare(path, dict(zip(names, leaves, strict=True)), file)
         try:
             arrays = {name: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
@@ -233,15 +239,27 @@ def load_model(
     return jax.tree.unflatten(treedef, filled)
 
 
-def _compare(path: Path, wanted: dict[str, tuple[int, ...]], file: Any) -> None:
-    stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+def _abstract(path: Path, model_class: Callable[..., nnx.Module], config: Any) -> nnx.Module:
+    """The shapes of the module that a file's config describes."""
+    try:
+        return jax.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
+    except Exception as error:
+        # Whatever a damaged config asks of JAX, and JAX refuses in its own ways.
+        reason = str(error).split("\n")[0]
+        raise InputError(f"The config in {path} makes no model ({reason}): copy the file again.") from error
+
+
+def _compare(path: Path, wanted: dict[str, jax.ShapeDtypeStruct], file: Any) -> None:
+    """Raise InputError unless the file holds these parameters and no others."""
+    stored = {name: file.get_slice(name) for name in file.keys()}
     faults = [f"missing {name}" for name in wanted if name not in stored]
     faults += [f"unknown {name}" for name in stored if name not in wanted]
-    faults += [
-        f"{name} has shape {stored[name]} instead of {shape}"
-        for name, shape in wanted.items()
-        if name in stored and stored[name] != shape
-    ]
+    for name in wanted.keys() & stored.keys():
+        shape, kind = tuple(stored[name].get_shape()), stored[name].get_dtype()
+        if shape != tuple(wanted[name].shape):
+            faults.append(f"{name} has shape {shape} instead of {tuple(wanted[name].shape)}")
+        elif jnp.issubdtype(wanted[name].dtype, jnp.floating) != (kind in FLOATS):
+            faults.append(f"{name} is stored as {kind}")
     if faults:
         raise InputError(f"The parameters in {path} do not fit its config: {_few(faults)}.")
 
