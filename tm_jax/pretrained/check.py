@@ -83,9 +83,9 @@ def title(kind: str, config: Any) -> str:
 
 def check_part(path: Path) -> Part:
     """One model; raises InputError with one sentence where it is incomplete, unreadable or none of ours."""
-    if path.is_file() and is_own(path):
-        return _own_part(path)
     checkpoint = open_checkpoint(path)
+    if path.is_file() and is_own(path):
+        return _own_part(checkpoint)
     layout, respelled = recognise(checkpoint)
     remark = ""
     if layout.kind == "transformer":
@@ -97,9 +97,9 @@ def check_part(path: Path) -> Part:
     return _part(checkpoint, layout.kind, title(layout.kind, config), f"{layout.name} layout", remark)
 
 
-def _own_part(path: Path) -> Part:
+def _own_part(checkpoint: Checkpoint) -> Part:
     """A weights file of ours: what its header says it is."""
-    header, checkpoint = read_header(path), open_checkpoint(path)
+    header = read_header(checkpoint.path)
     commit = header.meta.get("commit") or "unknown"
     return _part(checkpoint, header.model_class, f"made here (commit {commit})", "tm_jax layout", "")
 
