@@ -1,9 +1,11 @@
 """A talking video: ``python infer.py --image me.png --audio hi.wav --out me.mp4``; --help lists the rest."""
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tm_jax.errors import InputError
 from tm_jax.flags import ShippedPath, parse
@@ -41,16 +43,58 @@ class Arguments:
     """Folder or Hub id of Wan's pipeline: VAE, picture and text encoder, where the weights lack them."""
     speech: str = "facebook/wav2vec2-base-960h"
     """Folder or Hub id of wav2vec2, for a student that hears by it."""
+    backend: Literal["jax", "torch"] = "jax"
+    """torch streams from an export (--weights), which brings its own prompt, size and encoders."""
+    dit_device: str = ""
+    """Where the transformer runs, like cuda:0 (default: the first device)."""
+    vae_device: str = ""
+    """Where the VAE runs, like cuda:1 (default: where the transformer runs; for students born from Wan the
+    second device, if there is one)."""
+
+    def __post_init__(self):
+        given = [name for name in ("prompt", "size", "wan") if getattr(self, name)]
+        if self.backend == "torch" and given:
+            raise InputError(
+                f"--{given[0]} is for the JAX backend: an export brings its own, so leave it out."
+            )
+
+
+def loader(arguments: Arguments) -> Callable[[], Any]:
+    """What loads the engine of the backend that was chosen.
+
+    Raises:
+        InputError: its framework is not installed, or a flag of it is malformed.
+    """
+    devices = {"dit_device": arguments.dit_device, "vae_device": arguments.vae_device}
+    # Importing a framework takes seconds, and only one of them need be installed.
+    try:
+        if arguments.backend == "torch":
+            from tm_jax.torch_runtime.engine import load_engine
+
+            return functools.partial(load_engine, arguments.weights, **devices)
+        from tm_jax.streaming.parts import load_engine, parse_size
+    except ModuleNotFoundError as error:
+        package = {"torch": "PyTorch", "jax": "JAX", "flax": "Flax"}.get(error.name)
+        if package is None:
+            raise
+        raise InputError(
+            f"--backend {arguments.backend} needs {package}, which is not installed: install it, or choose "
+            "the other backend."
+        ) from error
+    size = parse_size(arguments.size) if arguments.size else None
+    parts = {"wan": arguments.wan, "speech": arguments.speech, "prompt": arguments.prompt, "size": size}
+    return functools.partial(load_engine, arguments.weights, **parts, **devices)
 
 
 def main() -> int:
     """Checks all that is given, then streams; returns the exit status."""
     try:
         arguments = parse(Arguments, prog="infer.py")
-        # Importing JAX takes seconds: a mistyped flag is answered before.
+        # So does importing the media libraries: a mistyped flag is answered before.
         from tm_jax.streaming.make_video import make_video
 
-        print(make_video(**vars(arguments)))
+        own = ("image", "audio", "out", "mode", "listen", "seed", "frames_out", "face")
+        print(make_video(**{name: getattr(arguments, name) for name in own}, load_engine=loader(arguments)))
     except InputError as error:
         print(f"infer.py: {error}", file=sys.stderr)
         return 2

@@ -45,6 +45,13 @@ WITHOUT_FRAMEWORK = (
     "tm_jax/models/viseme_config.py",
     "tm_jax/diffusion/noise.py",
     "tm_jax/diffusion/schedule.py",
+    "tm_jax/streaming/backend.py",
+    "tm_jax/streaming/channel.py",
+    "tm_jax/streaming/engine.py",
+    "tm_jax/streaming/inbox.py",
+    "tm_jax/streaming/make_video.py",
+    "tm_jax/streaming/reference.py",
+    "tm_jax/streaming/session.py",
     "tm_jax/streaming/stages.py",
     "tm_jax/streaming/statistics.py",
 )

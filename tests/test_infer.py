@@ -15,7 +15,8 @@ from tests.media.test_video import read_all, write_sound
 from tests.streaming.tiny import models
 from tm_jax.media.video import read_frames
 from tm_jax.pretrained.weights import save_model
-from tm_jax.streaming import session
+from tm_jax.streaming import make_video as video
+from tm_jax.streaming import parts
 from tm_jax.streaming.statistics import Statistics
 
 ROLLOUT = {"rollout": {"chunk": 3, "steps": 2, "schedule": {"shift": 3.0}}}
@@ -108,7 +109,7 @@ def interrupt_at_third(monkeypatch):
             raise KeyboardInterrupt
         real(self, chunk)
 
-    monkeypatch.setattr(session.Statistics, "add", add)
+    monkeypatch.setattr(video.Statistics, "add", add)
 
 
 def test_ctrl_c_leaves_a_video_that_plays(files, monkeypatch):
@@ -140,7 +141,7 @@ BAD = {
     "replaces its input": ({"audio": "in.mp4", "out": "in.mp4"}, (), "would replace the input"),
     "bad listen": ({}, ("--listen", "5-3"), "ends before it begins"),
     "bad seed": ({}, ("--seed", "-1"), "is negative"),
-    "no weights": ({}, ("--weights", "/nowhere"), "vae.safetensors"),
+    "no weights": ({}, ("--weights", "/nowhere"), "student.safetensors"),
     "bad sheet": ({}, ("--frames-out", "/nowhere/a.png"), "does not exist"),
     "sheet of no kind": ({}, ("--frames-out", "a.xyz"), "end its name in .png"),
 }
@@ -158,7 +159,7 @@ def test_faults_get_one_line_and_touch_nothing(files, name):
 
 
 def test_nan_at_the_start_is_refused_before_computing(files, monkeypatch):
-    monkeypatch.setattr(session, "load_engine", None)
+    monkeypatch.setattr(parts, "load_engine", lambda *_, **__: 1 / 0)
     samples = np.full((1, 100), np.nan, np.float32)
     write_sound(files.folder / "nan.wav", samples, 16_000, "pcm_f32le", "mono")
     status, _, err = files(audio="nan.wav")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.audio.test_voice_activity import scene, voice
-from tm_jax.audio.chunking import LiveAudio, _Stream
+from tm_jax.audio.chunking import AudioChunker
 from tm_jax.audio.log_mel import LogMel
 from tm_jax.models.audio_adapter import audio_windows
 from tm_jax.rates import SAMPLES_PER_TOKEN
@@ -29,6 +29,18 @@ class LateFrontEnd:
         return held[:out], (inner, held[out:])
 
 
+def chunks_of(chunker, blocks):
+    """Every chunk of the blocks, as soon as it can be had."""
+    for block in blocks:
+        chunker.push(block)
+        while chunker.ready():
+            yield chunker.take()
+    chunker.finish()
+    while chunker.ready():
+        yield chunker.take()
+    assert chunker.over
+
+
 def cut(audio, rng, longest):
     at = 0
     while at < len(audio):
@@ -44,8 +56,8 @@ def cut(audio, rng, longest):
 @pytest.mark.parametrize("samples", [1, 5761, 50_001])
 def test_windows_equal_those_of_the_whole(rng, chunk, left, lookahead, front_end, samples):
     audio = (0.1 * rng.standard_normal(samples)).astype(np.float32)
-    live = LiveAudio(front_end, chunk, left, lookahead)
-    chunks = list(live.chunks(cut(audio, rng, 4000)))
+    chunker = AudioChunker(front_end, chunk=chunk, left=left, lookahead=lookahead)
+    chunks = list(chunks_of(chunker, cut(audio, rng, 4000)))
     windows = np.concatenate([one.windows for one in chunks])
     whole = audio_windows(
         jnp.asarray(front_end.tokens(audio))[None], jnp.arange(len(windows)), left, lookahead
@@ -68,32 +80,32 @@ def test_a_chunk_leaves_as_soon_as_its_sound_is_there(rng):
             given += 1
             yield np.zeros(SAMPLES_PER_TOKEN, np.float32)
 
-    left_at = [given for _ in LiveAudio(LogMel(), 3, 8, 0).chunks(blocks())]
+    left_at = [given for _ in chunks_of(AudioChunker(LogMel()), blocks())]
     assert left_at[:2] == [18, 42]
 
 
 def test_memory_is_constant():
-    stream, sizes = _Stream(LiveAudio(LogMel())), []
+    chunker, sizes = AudioChunker(LogMel(), lookahead=4), []
     for _ in range(50):
-        stream.push(np.zeros(7680, np.float32))
-        while stream.ready():
-            stream.take()
-        sizes.append((len(stream.tokens), len(stream.speaking), sum(map(len, stream.pending))))
-    assert max(sizes[5:]) <= max(sizes[1:5]) and sizes[-1][0] < 60
+        chunker.push(np.zeros(7680, np.float32))
+        while chunker.ready():
+            chunker.take()
+        sizes.append((len(chunker._tokens), len(chunker._speaking), chunker.waiting, len(chunker._borders)))
+    assert max(sizes[5:]) <= max(sizes[1:5]) and sizes[-1][0] < 60 and sizes[-1][-1] <= 2
 
 
 def test_sound_that_has_not_come_yet_changes_nothing(rng):
     audio = voice(3.0)
     changed = audio.copy()
     changed[640 * 21 :] = 0.3 * rng.standard_normal(len(audio) - 640 * 21)
-    make = lambda sound: list(LiveAudio(LogMel()).chunks([sound]))[:2]
+    make = lambda sound: list(chunks_of(AudioChunker(LogMel()), [sound]))[:2]
     for one, other in zip(make(audio), make(changed), strict=True):
         np.testing.assert_array_equal(one.windows, other.windows)
         np.testing.assert_array_equal(one.mode, other.mode)
 
 
 def modes(audio, **settings) -> np.ndarray:
-    return np.concatenate([one.mode for one in LiveAudio(LogMel(), **settings).chunks([audio])])
+    return np.concatenate([one.mode for one in chunks_of(AudioChunker(LogMel(), **settings), [audio])])
 
 
 def test_mode_follows_the_voice():
@@ -112,8 +124,93 @@ def test_mode_can_be_held_or_set():
 
 def test_listening_hears_silence_and_passes_the_sound_on():
     audio = voice(2.0)
-    chunks = list(LiveAudio(LogMel(), listen=((0.5, 1.2),)).chunks([audio]))
+    chunks = list(chunks_of(AudioChunker(LogMel(), listen=((0.5, 1.2),)), [audio]))
     windows = np.concatenate([one.windows for one in chunks])
     assert not windows[5:7].any(), "0.5 s + window, to 1.2 s"
     assert windows[2].any() and windows[9].any()
     np.testing.assert_array_equal(np.concatenate([one.samples for one in chunks]), audio)
+
+
+SHAPES = pytest.mark.parametrize("chunk,left,lookahead,front_end", [
+    (3, 8, 0, LogMel()), (7, 0, 2, LogMel()), (1, 8, 4, LateFrontEnd()), (3, 0, 0, LateFrontEnd()),
+])  # fmt: skip
+
+
+@SHAPES
+@pytest.mark.parametrize("size", [160_000, 1000])
+def test_a_mode_holds_for_whole_chunks_from_the_next_one_on(chunk, left, lookahead, front_end, size):
+    """Whatever was heard already of the chunk to come; tokens are those of a sound silenced there."""
+    audio = voice(3.0)
+    chunker = AudioChunker(front_end, chunk=chunk, left=left, lookahead=lookahead, mode="speak")
+    made, modes = [], ["speak", "listen", "listen", "auto", "speak", "listen", "speak", "auto"]
+    for one in chunks_of(chunker, np.split(audio, range(size, len(audio), size))):
+        made.append(one)
+        chunker.mode = modes[min(len(made), 7)]
+    ends = [0, *np.cumsum([640 * one.frames for one in made])]
+    for index, one in enumerate(made[:-1]):
+        expected = {"speak": {1}, "listen": {0}, "auto": {1}}[modes[min(index, 7)]]
+        assert set(one.mode) == expected, index
+        # What a chunk hears: the past as it was heard then, the sound to come by its own mode.
+        sound = audio.copy()
+        for before in range(index):
+            if modes[min(before, 7)] == "listen":
+                sound[ends[before] : ends[before + 1]] = 0
+        if modes[min(index, 7)] == "listen":
+            sound[ends[index] :] = 0
+        frames = jnp.arange(index * chunk, (index + 1) * chunk)
+        whole = audio_windows(jnp.asarray(front_end.tokens(sound))[None], frames, left, lookahead)[0]
+        np.testing.assert_array_equal(one.windows, whole)
+    np.testing.assert_array_equal(np.concatenate([one.samples for one in made]), audio)
+
+
+@SHAPES
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_interruption_drops_what_waits_and_listens_at_once(chunk, left, lookahead, front_end, finished):
+    audio, later = voice(3.0), voice(2.0)[::-1].copy()
+    chunker = AudioChunker(front_end, chunk=chunk, left=left, lookahead=lookahead, mode="speak")
+    chunker.push(audio)
+    made = [chunker.take(), chunker.take()]
+    if finished:
+        chunker.finish()
+    chunker.interrupt()
+    chunker.interrupt()
+    assert chunker.ready()
+    made.append(chunker.take())
+    assert not made[-1].mode.any() and not made[-1].samples.any() and made[-1].frames == 4 * chunk
+    assert not chunker.ready() and chunker.over == finished
+    if not finished:
+        made += chunks_of(chunker, [later])
+    spoken = 640 * (made[0].frames + made[1].frames)
+    sound = np.concatenate(
+        [audio[:spoken], np.zeros(640 * 4 * chunk, np.float32), later[: 0 if finished else None]]
+    )
+    np.testing.assert_array_equal(np.concatenate([one.samples for one in made]), sound)
+    windows = np.concatenate([one.windows for one in made])
+    sound_of = lambda index: sound if index != 2 else sound[: spoken + 640 * 4 * chunk]
+    for index in range(2, len(made)):
+        tokens = jnp.asarray(front_end.tokens(np.pad(sound_of(index), (0, 6400))))[None]
+        if index == len(made) - 1:
+            tokens = jnp.asarray(front_end.tokens(sound))[None]
+        frames = jnp.arange(index * chunk, (index + 1) * chunk)
+        whole = audio_windows(tokens, frames, left, lookahead)[0]
+        np.testing.assert_array_equal(windows[index * chunk : (index + 1) * chunk], whole)
+
+
+def test_voice_is_looked_for_afresh_after_an_interruption():
+    chunker = AudioChunker(LogMel())
+    chunker.push(voice(0.9))
+    assert chunker.take().mode.any()
+    chunker.interrupt()
+    chunker.push(np.zeros(16_000, np.float32))
+    assert not any(chunker.take().mode.any() for _ in range(3))
+    chunker.push(voice(2.0))
+    modes = np.concatenate([chunker.take().mode for _ in range(4)])
+    assert modes.any()
+
+
+def test_an_hour_in_one_block_is_cut_without_copying_it():
+    chunker, hour = AudioChunker(LogMel()), np.zeros(3600 * 16_000, np.float32)
+    chunker.push(hour)
+    for _ in range(20):
+        assert len(chunker.take().samples)
+    assert all(np.shares_memory(block, hour) for block in chunker._coming._blocks)

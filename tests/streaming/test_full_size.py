@@ -17,7 +17,7 @@ from tests.audio.test_voice_activity import voice
 from tests.media.test_video import write_sound
 from tests.pretrained.test_load import CLIP_SMALL, CONFIG_JSON, SPEECH_SMALL, UMT5_SMALL, write
 from tests.streaming.tiny import ROLLOUT, VAE_CONFIG, _random
-from tm_jax.audio.chunking import LiveAudio
+from tm_jax.audio.chunking import AudioChunker
 from tm_jax.config import to_json
 from tm_jax.diffusion.conditions import face_mask, reference_latents
 from tm_jax.errors import InputError
@@ -133,7 +133,7 @@ def test_the_prompt_s_embedding_is_the_encoder_s(parts, downloads, prompt, relat
 
 def test_the_reference_is_what_each_encoder_makes_of_the_picture(engine, parts, prompt, rng, relative_error):
     photo = picture(rng)
-    told = engine.reference(photo, (4, 8, 12, 20))[0].conditioning
+    told = engine.reference(photo, (4, 8, 12, 20)).content.conditioning
     pixels = photo[None].astype(np.float32) / 127.5 - 1
     tokens = parts["image"](preprocess(pixels, CLIP.image_size))
     assert relative_error(told.image_tokens, tokens) < 1e-5
@@ -148,15 +148,14 @@ def test_the_reference_is_what_each_encoder_makes_of_the_picture(engine, parts, 
 
 def test_80_ms_of_sound_are_waited_for_and_no_more(engine, rng):
     """Chunk 0 is tokens 0 … 17: it is there with token 21, and hears what the whole recording says."""
-    front_end, config = engine.front_end, engine.student.config
+    front_end, config = engine.backend.front_end, engine.backend.student.config
     assert (front_end.config.lookahead, config.audio_lookahead) == (4, 0)
     sound = rng.standard_normal(320 * 30).astype(np.float32)
-    live = LiveAudio(front_end, 3, config.audio_left, config.audio_lookahead)
-    heard, blocks = [], np.split(sound, 30)
-    pushed = iter(enumerate(blocks))
-    chunks = live.chunks(block for index, block in pushed if not heard.append(index))
-    first = next(chunks)
-    assert heard[-1] == 17 + 4
+    chunker, blocks = AudioChunker(front_end, left=config.audio_left), iter(np.split(sound, 30))
+    while not chunker.ready():
+        chunker.push(next(blocks))
+    assert chunker.waiting == (18 + 4) * 320
+    first = chunker.take()
     windows = audio_windows(jnp.asarray(front_end.tokens(sound))[None], jnp.arange(3), 8, 0)[0]
     np.testing.assert_allclose(first.windows, windows, atol=1e-5)
 
@@ -168,7 +167,7 @@ def test_the_student_s_kernels_in_bfloat16_change_no_bit(engine, downloads, rng)
     dtypes = {name: variable.dtype for name, variable in paths(small).items()}
     assert dtypes["blocks.feed_forward.inner.kernel"] == jnp.bfloat16
     assert dtypes["head.kernel"] == dtypes["blocks.modulation"] == jnp.float32
-    told = engine.reference(picture(rng))[0].conditioning
+    told = engine.reference(picture(rng)).content.conditioning
     text = jax.jit(lambda model, told: model.condition(told))
     for ours, theirs in zip(
         jax.tree.leaves(text(whole, told)), jax.tree.leaves(text(small, told)), strict=True

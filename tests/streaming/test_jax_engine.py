@@ -1,8 +1,6 @@
-"""The engine: its stream equals the plain loop, its stages overlap and stop, nothing compiles twice."""
+"""The JAX engine: its stream equals the plain loop, its stages overlap, nothing compiles twice."""
 
 import dataclasses
-import itertools
-import threading
 import time
 
 import jax
@@ -19,9 +17,11 @@ from tm_jax.diffusion.rollout import parallel_steps
 from tm_jax.errors import InputError
 from tm_jax.models.audio_adapter import audio_windows
 from tm_jax.pretrained.weights import save_model
-from tm_jax.streaming import engine as module
-from tm_jax.streaming.jax_engine import Engine
-from tm_jax.streaming.stages import in_thread
+from tm_jax.streaming import jax_engine as module
+from tm_jax.streaming.engine import StreamEngine
+from tm_jax.streaming.jax_engine import JaxBackend
+from tm_jax.streaming.parts import load_engine
+from tm_jax.streaming.reference import Reference
 from tm_jax.streaming.statistics import Statistics
 from tm_jax.types import Conditioning
 
@@ -29,23 +29,20 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    made = Engine(*models(), rollout=ROLLOUT)
+def engine() -> StreamEngine:
+    made = StreamEngine(JaxBackend(*models(), rollout=ROLLOUT))
     made.warm_up()
     return made
 
 
 def compiled() -> int:
-    return sum(f._cache_size() for f in (module.encode_reference, module.denoise, module.decode))
+    jitted = (module.encode_reference, module.begin, module.denoise, module.decode)
+    return sum(function._cache_size() for function in jitted)
 
 
 def blocks(audio: np.ndarray, size: int = 1600):
     for start in range(0, len(audio), size):
         yield audio[start : start + size]
-
-
-def stages() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "tm_jax-stage"]
 
 
 def test_stream_equals_masked_passes_and_whole_decode(engine):
@@ -124,21 +121,6 @@ def test_what_was_heard_last_reaches_only_the_last_chunk(engine):
     assert (second.frames != different.frames).any()
 
 
-def test_first_chunk_comes_before_the_sound_of_the_second(engine):
-    more = threading.Event()
-
-    def live():
-        yield np.zeros(9 * 640, np.float32)
-        assert more.wait(30)
-        yield np.zeros(12 * 640, np.float32)
-
-    stream = engine.stream(PICTURE, live())
-    assert len(next(stream).frames) == 9
-    more.set()
-    assert len(next(stream).frames) == 12
-    assert list(stream) == []
-
-
 def test_decoding_overlaps_denoising(engine, monkeypatch):
     spans = {"denoise": [], "decode": []}
 
@@ -158,95 +140,35 @@ def test_decoding_overlaps_denoising(engine, monkeypatch):
     slowly("decode")
     assert len(list(engine.stream(PICTURE, [voice(57 / 25)]))) == 5
     for n in range(4):
-        decoding, denoising = spans["decode"][n], spans["denoise"][n + 1]
-        assert decoding[0] < denoising[1] and denoising[0] < decoding[1], "at the same time"
-
-
-def test_work_ahead_is_bounded(engine):
-    read = 0
-
-    def endless():
-        nonlocal read
-        while True:
-            read += 1
-            yield np.zeros(12 * 640, np.float32)
-
-    stream = engine.stream(PICTURE, endless())
-    next(stream)
-    time.sleep(1.0)
-    ahead = read
-    time.sleep(0.5)
-    assert read == ahead <= 7
-    stream.close()
-
-
-def test_closing_stops_the_stages(engine):
-    stream = engine.stream(PICTURE, itertools.repeat(np.zeros(1600, np.float32)))
-    next(stream)
-    assert stages()
-    stream.close()
-    time.sleep(0.3)
-    assert not stages()
-
-
-def test_closing_does_not_wait_for_sound(engine):
-    never = threading.Event()
-
-    def live():
-        yield np.zeros(9 * 640, np.float32)
-        never.wait(20)
-
-    stream = engine.stream(PICTURE, live())
-    next(stream)
-    begun = time.perf_counter()
-    stream.close()
-    assert time.perf_counter() - begun < 5
-    never.set()
-
-
-def test_faults_of_the_sound_come_after_the_chunks_before(engine):
-    def broken():
-        yield np.zeros(22 * 640, np.float32)
-        raise InputError("a.wav is damaged.")
-
-    frames = 0
-    with pytest.raises(InputError, match=r"a.wav is damaged."):
-        for chunk in engine.stream(PICTURE, broken()):
-            frames += len(chunk.frames)
-    assert frames == 21
-
-
-def test_faults_of_a_stage_come_out(engine, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(module, "decode", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(engine.stream(PICTURE, [np.zeros(16_000, np.float32)]))
-    time.sleep(0.3)
-    assert not stages()
+        decoding, denoising = spans["decode"][3 * n : 3 * n + 3], spans["denoise"][n + 1]
+        assert decoding[0][0] < denoising[1] and denoising[0] < decoding[-1][1], "at the same time"
 
 
 def test_each_stage_has_its_device(engine, monkeypatch):
     """Inputs, weights and state lie where their stage computes; only latents cross over."""
     (dit, vae), kept = jax.devices()[1:3], engine.reference(PICTURE)
-    two = Engine(*models(), rollout=ROLLOUT, devices=(dit, vae))
+    first = engine.backend.begin(kept.content)
+    two = StreamEngine(JaxBackend(*models(), rollout=ROLLOUT, devices=(dit, vae)))
     where = lambda tree: set().union(*(leaf.devices() for leaf in jax.tree.leaves(tree)))
 
-    def fake_reference(encoder, student, config, picture, face):
+    def fake_reference(encoder, student, picture, face):
         assert where((encoder, student, picture, face)) == {dit}
-        return jax.device_put(kept, dit)
+        return jax.device_put(kept.content, dit)
+
+    def fake_begin(student, config, reference):
+        assert where((student, reference)) == {dit}
+        return jax.device_put(first, dit)
 
     def fake_denoise(student, config, reference, state, *inputs):
         assert where((student, reference, state, inputs)) == {dit}
         return jax.device_put(jnp.zeros((1, 3, 2, 2, 4)), dit), state
 
-    def fake_decode(decoder, latents, state, *, first):
+    def fake_decode(decoder, latents, index, state, *, first):
         assert where((decoder, latents, state)) == {vae}
-        return jax.device_put(jnp.zeros((9 if first else 12, 16, 16, 3), jnp.uint8), vae), latents
+        return jax.device_put(jnp.zeros((1 if first else 4, 16, 16, 3), jnp.uint8), vae), latents
 
-    fakes = {"encode_reference": fake_reference, "denoise": fake_denoise, "decode": fake_decode}
-    for name, fake in fakes.items():
+    fakes = (fake_reference, fake_begin, fake_denoise, fake_decode)
+    for name, fake in zip(("encode_reference", "begin", "denoise", "decode"), fakes, strict=True):
         monkeypatch.setattr(module, name, fake)
     assert len(list(two.stream(PICTURE, [np.zeros(33 * 640, np.float32)]))) == 3
 
@@ -254,23 +176,10 @@ def test_each_stage_has_its_device(engine, monkeypatch):
 def test_face_box_limits_what_moves(engine):
     audio = voice(9 / 25)
     make = lambda reference, sound: next(engine.stream(reference, [sound], mode="speak")).frames
-    nowhere = engine.reference(PICTURE, face_box=(0, 0, 0, 0))
+    nowhere = Reference(engine.backend.reference(PICTURE, (0, 0, 0, 0)), engine.backend)
     np.testing.assert_array_equal(make(nowhere, audio), make(nowhere, 0 * audio))
     everywhere = engine.reference(PICTURE)
     assert (make(everywhere, audio) != make(everywhere, 0 * audio)).any()
-
-
-def test_in_thread_keeps_order_and_reports(engine):
-    assert list(in_thread(iter(range(50)), threading.Event())) == list(range(50))
-
-    def items():
-        yield 1
-        raise KeyError("no")
-
-    made = in_thread(items(), threading.Event())
-    assert next(made) == 1
-    with pytest.raises(KeyError):
-        next(made)
 
 
 def test_statistics(engine):
@@ -280,7 +189,7 @@ def test_statistics(engine):
     summary = statistics.summary()
     assert statistics.frames == 50 and summary["seconds"] == 2.0
     assert 0 < summary["first_frame"] <= statistics.elapsed
-    assert summary["total_p50"] <= summary["total_p95"] and summary["total_p50"] >= summary["vae_p50"]
+    assert summary["total_p50"] <= summary["total_p95"] and summary["total_p50"] >= summary["vae_p50"] > 0
     assert summary["fps"] == pytest.approx(25 * summary["times_real_time"])
     assert "× real time" in str(statistics)
 
@@ -301,19 +210,27 @@ def test_parts_that_do_not_fit_are_told():
         (changed(image_length=5), "does not give the 5 image tokens"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            Engine(vae, with_config(config))
+            JaxBackend(vae, with_config(config))
     with pytest.raises(InputError, match="choose another size"):
-        Engine(vae, student, size=(24, 16))
+        JaxBackend(vae, student, size=(24, 16))
 
 
 def test_loading_a_folder(tmp_path, engine):
     vae, student = models()
     save_model(tmp_path / "vae.safetensors", vae, vae.config)
     with pytest.raises(InputError, match=r"student.safetensors"):
-        Engine.load(tmp_path)
+        load_engine(tmp_path)
     meta = {"rollout": {"chunk": 3, "steps": 2, "schedule": {"shift": 3.0}}}
     save_model(tmp_path / "student.safetensors", student, student.config, meta)
-    loaded = Engine.load(tmp_path)
+    loaded = load_engine(tmp_path, dit_device="cpu:2", vae_device="cpu")
     assert loaded.rollout == ROLLOUT and loaded.size == (16, 16)
+    backend = loaded.backend
+    assert (backend.dit_device, backend.vae_device) == (jax.devices()[2], jax.devices()[0])
+    assert load_engine(tmp_path, dit_device="cpu:3").backend.vae_device == jax.devices()[3]
+    assert load_engine(tmp_path).backend.dit_device is None
     make = lambda one: next(one.stream(PICTURE, [voice(9 / 25)])).frames
     np.testing.assert_array_equal(make(loaded), make(engine))
+    with pytest.raises(
+        InputError, match=r"--vae-device cuda:1: JAX has no .* there are cpu:0, cpu:1, .* cpu:7"
+    ):
+        load_engine(tmp_path, vae_device="cuda:1")

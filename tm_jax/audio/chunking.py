@@ -7,12 +7,16 @@ plays with its video frames.  At 25 fps latent frame 0 is one video frame and ev
     chunk 0 of 3   tokens 0 … 17        = 360 ms  = 9 frames
     later chunks   24 tokens            = 480 ms  = 12 frames
 
+Sound is heard as it comes, so that little is left to do when a chunk's last sample is there; but no further
+than the next chunk reaches.  The state at the borders of chunks is kept: what was heard of the chunk to come
+can be heard again as silence when the mode changes, or be forgotten when the character is interrupted.
+
 Memory is constant: sound and tokens are dropped as soon as no later window can reach them.
 """
 
+import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -52,129 +56,233 @@ def end_frame(latent: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class LiveAudio:
+class _Border:
+    """What the front end had made of the sound where a chunk begins."""
+
+    sample: int
+    state: Any
+    tokens: int
+
+
+class _Samples:
+    """Sound that waits: blocks are put to one end and any number of samples taken from the other."""
+
+    def __init__(self):
+        self._blocks: collections.deque[np.ndarray] = collections.deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, block: np.ndarray) -> None:
+        self._blocks.append(block)
+        self._count += len(block)
+
+    def put_back(self, block: np.ndarray) -> None:
+        self._blocks.appendleft(block)
+        self._count += len(block)
+
+    def take(self, count: int) -> np.ndarray:
+        """The first samples, at most so many."""
+        parts, missing = [], min(count, self._count)
+        self._count -= missing
+        while missing:
+            block = self._blocks.popleft()
+            if len(block) > missing:
+                self._blocks.appendleft(block[missing:])
+            parts.append(block[:missing])
+            missing -= len(parts[-1])
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+class AudioChunker:
     """Cuts a stream of sound into the inputs of consecutive chunks."""
 
-    front_end: AudioFrontEnd
-    """Makes tokens of sound."""
-    chunk: int = 3
-    """Latent frames a chunk."""
-    left: int = 8
-    """Tokens of past in a window beside the latent frame's own."""
-    lookahead: int = 0
-    """Tokens of future in a window."""
-    mode: Mode = "auto"
-    """auto asks voice activity, speak and listen hold one mode."""
-    listen: tuple[Stretch, ...] = ()
-    """Stretches in seconds in which the character listens, whatever is heard."""
+    def __init__(
+        self,
+        front_end: AudioFrontEnd,
+        *,
+        chunk: int = 3,
+        left: int = 8,
+        lookahead: int = 0,
+        mode: Mode = "auto",
+        listen: tuple[Stretch, ...] = (),
+    ):
+        """Begins before the first sample.
 
-    def chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[ChunkAudio]:
-        """The inputs of chunk after chunk, each as soon as the sound for it is there.
-
-        In listening stretches set by hand the model hears silence, as in its training, while the sound
-        itself is passed on.  After the end silence fills the last chunk.
+        Args:
+          chunk: latent frames a chunk.
+          left: tokens of past in a window beside the latent frame's own.
+          lookahead: tokens of future in a window.
+          mode: auto asks voice activity, speak and listen hold one mode.
+          listen: stretches in seconds in which the character listens, whatever is heard.
         """
-        stream = _Stream(self)
-        for block in blocks:
-            stream.push(np.asarray(block, np.float32))
-            while stream.ready():
-                yield stream.take()
-        stream.finish()
-        while stream.frames_left():
-            yield stream.take()
+        self.mode: Mode = mode
+        """May be changed at any time: what holds when a chunk is taken holds for the whole chunk."""
+        self._front_end, self._chunk, self._left, self._lookahead = front_end, chunk, left, lookahead
+        self._listen, self._silent = listen, mode == "listen"
+        self._state, self._activity = front_end.start(), VoiceActivity()
+        self._tokens = np.zeros((0, front_end.token_width), np.float32)
+        self._speaking = np.zeros(0, bool)
+        self._base = 0  # number of the first token that is kept
+        self._coming = _Samples()  # sound not heard yet
+        self._heard = _Samples()  # sound heard and not passed on
+        self._passed, self._position, self._judged = 0, 0, 0  # samples: passed on, heard, asked for voice
+        self._borders = collections.deque([_Border(0, self._state, 0)])
+        self._index, self._frames = 0, 0
+        self._length: int | None = None
+        self._resting = False
 
+    @property
+    def waiting(self) -> int:
+        """Samples that have come and are in no chunk yet."""
+        return len(self._coming) + len(self._heard)
 
-class _Stream:
-    """The moving part: buffers from the first token and sample that a later chunk can reach."""
+    @property
+    def over(self) -> bool:
+        """Whether the sound has ended and every chunk of it was taken."""
+        return self._length is not None and self._frames_left() <= 0
 
-    def __init__(self, settings: LiveAudio):
-        self.settings = settings
-        self.front_state = settings.front_end.start()
-        self.activity = VoiceActivity()
-        self.tokens = np.zeros((0, settings.front_end.token_width), np.float32)
-        self.speaking = np.zeros(0, bool)
-        self.base = 0  # number of the first token that is kept
-        self.pending: list[np.ndarray] = []  # sound not yet passed on
-        self.received, self.passed = 0, 0  # samples
-        self.index, self.frames = 0, 0
-        self.ended = False
-
-    def push(self, samples: np.ndarray) -> None:
-        self.pending.append(samples)
-        self._receive(samples)
-
-    def _receive(self, samples: np.ndarray) -> None:
-        settings = self.settings
-        silenced_here = inside(settings.listen, self.received, len(samples), SAMPLE_RATE)
-        silenced = np.where(silenced_here | (settings.mode == "listen"), np.float32(0), samples)
-        self.received += len(samples)
-        tokens, self.front_state = settings.front_end.push(self.front_state, silenced)
-        self.tokens = np.concatenate([self.tokens, tokens])
-        self.speaking = np.concatenate([self.speaking, self.activity.push(silenced)])
-
-    def _wanted(self) -> int:
-        """Tokens from the beginning that the next chunk reaches."""
-        last = self.settings.chunk * (self.index + 1) - 1
-        return first_token(last + 1) + self.settings.lookahead
-
-    def ready(self) -> bool:
-        return min(len(self.tokens), len(self.speaking)) + self.base >= self._wanted()
+    def push(self, samples: Float32[np.ndarray, "s"]) -> None:
+        """Take any number of samples."""
+        self._coming.append(samples)
+        self._hear()
 
     def finish(self) -> None:
         """The end of the sound: what comes after it is silence."""
-        self.ended, self.length = True, self.received
+        self._length = self._passed + self.waiting
+        self._hear()
 
-    def frames_left(self) -> int:
-        return -(-self.length // SAMPLES_PER_FRAME) - self.frames
+    def interrupt(self) -> None:
+        """Drop all sound that is in no chunk yet; the next chunk listens to silence, and is there at once."""
+        self._heard, self._coming = _Samples(), _Samples()
+        self._rewind()
+        self._activity, self._judged = VoiceActivity(), self._passed
+        self._speaking = self._speaking[: self._passed // SAMPLES_PER_TOKEN - self._base]
+        silence = self._chunk_end(self._index) - self._passed
+        self._coming.append(np.zeros(silence, np.float32))
+        if self._length is not None:
+            self._length = self._passed + silence
+        self._resting = True
+        self._hear()
+
+    def ready(self) -> bool:
+        """Whether a chunk can be taken."""
+        return self._complete() or self._resting or (self._length is not None and self._frames_left() > 0)
 
     def take(self) -> ChunkAudio:
-        if self.ended:
-            while not self.ready():
-                self._receive(np.zeros(SAMPLES_PER_TOKEN * TOKENS_PER_LATENT, np.float32))
-        settings, first = self.settings, self.settings.chunk * self.index
-        latents = range(first, first + settings.chunk)
+        """The inputs of the next chunk, which must be ready.
+
+        While listening by mode or by a stretch set by hand the model hears silence, as in its training, and
+        the sound itself is passed on.  After the end silence fills the last chunk.
+        """
+        if self._silent != (self.mode == "listen"):
+            self._silent = not self._silent
+            self._rewind()
+            self._hear()
+        padded = not self._complete()
+        while not self._complete():
+            self._receive(np.zeros(self._step(), np.float32), judge=not self._resting)
+        first = self._chunk * self._index
+        latents = range(first, first + self._chunk)
         windows = np.stack([self._window(latent) for latent in latents])
         mode = np.array([self._mode(latent) for latent in latents], np.int32)
-        frames = end_frame(latents[-1]) - self.frames
-        if self.ended:
-            frames = min(frames, self.frames_left())
-        self.index, self.frames = self.index + 1, self.frames + frames
-        samples = self._pass_on()
+        frames = end_frame(latents[-1]) - self._frames
+        if self._length is not None:
+            frames = min(frames, self._frames_left())
+        taken = ChunkAudio(self._index, windows, mode, self._pass_on(frames), frames)
+        self._index, self._frames, self._resting = self._index + 1, self._frames + frames, False
+        self._borders.popleft()
+        if padded:
+            self._rewind()
         self._forget()
-        return ChunkAudio(self.index - 1, windows, mode, samples, frames)
+        self._hear()
+        return taken
+
+    def _frames_left(self) -> int:
+        return -(-self._length // SAMPLES_PER_FRAME) - self._frames
+
+    def _chunk_end(self, index: int) -> int:
+        """Samples up to the end of a chunk."""
+        return end_frame(self._chunk * (index + 1) - 1) * SAMPLES_PER_FRAME
+
+    def _wanted(self) -> int:
+        """Tokens from the beginning that the next chunk reaches."""
+        return first_token(self._chunk * (self._index + 1)) + self._lookahead
+
+    def _complete(self) -> bool:
+        return self._base + len(self._tokens) >= self._wanted()
+
+    def _step(self) -> int:
+        """Samples to hear next: to the next border of chunks, or as far as the next chunk reaches."""
+        index = self._index
+        while (border := self._chunk_end(index)) <= self._position:
+            index += 1
+        reach = (self._wanted() + self._front_end.lookahead) * SAMPLES_PER_TOKEN
+        return min(border, max(reach, self._position + SAMPLES_PER_TOKEN)) - self._position
+
+    def _hear(self) -> None:
+        """Hear what has come, as far as the next chunk reaches; before the end whole tokens only."""
+        while not self._complete():
+            count = len(self._coming)
+            if self._length is None:
+                count -= count % SAMPLES_PER_TOKEN
+            if not count:
+                return
+            block = self._coming.take(min(count, self._step()))
+            self._heard.append(block)
+            self._receive(block, judge=True)
+
+    def _receive(self, samples: np.ndarray, *, judge: bool) -> None:
+        start, stop = self._position, self._position + len(samples)
+        heard = np.where(inside(self._listen, start, len(samples), SAMPLE_RATE), np.float32(0), samples)
+        if judge and stop > self._judged:
+            spoken = self._activity.push(heard[self._judged - start :])
+            self._speaking, self._judged = np.concatenate([self._speaking, spoken]), stop
+        tokens, self._state = self._front_end.push(
+            self._state, np.zeros_like(heard) if self._silent else heard
+        )
+        self._tokens, self._position = np.concatenate([self._tokens, tokens]), stop
+        if stop == self._chunk_end(self._index + len(self._borders) - 1):
+            self._borders.append(_Border(stop, self._state, self._base + len(self._tokens)))
+
+    def _rewind(self) -> None:
+        """Forget what was heard since the chunk to come began; its sound is still to be heard."""
+        border = self._borders[0]
+        self._borders = collections.deque([border])
+        self._state, self._position = border.state, border.sample
+        self._tokens = self._tokens[: border.tokens - self._base]
+        self._coming.put_back(self._heard.take(len(self._heard)))
 
     def _window(self, latent: int) -> np.ndarray:
         """Tokens round a latent frame; zeros before the beginning and after the end of the sound."""
-        settings = self.settings
-        start = TOKENS_PER_LATENT * latent - 6 - settings.left
-        stop = start + settings.left + TOKENS_PER_LATENT + settings.lookahead
-        end = -(-self.length // SAMPLES_PER_TOKEN) if self.ended else stop
-        window = np.zeros((stop - start, self.tokens.shape[1]), np.float32)
+        start = TOKENS_PER_LATENT * latent - 6 - self._left
+        stop = start + self._left + TOKENS_PER_LATENT + self._lookahead
+        end = stop if self._length is None else -(-self._length // SAMPLES_PER_TOKEN)
+        window = np.zeros((stop - start, self._tokens.shape[1]), np.float32)
         low, high = max(start, 0), max(min(stop, end), max(start, 0))
-        window[low - start : high - start] = self.tokens[low - self.base : high - self.base]
+        window[low - start : high - start] = self._tokens[low - self._base : high - self._base]
         return window
 
     def _mode(self, latent: int) -> int:
-        settings = self.settings
         start, stop = first_token(latent), first_token(latent + 1)
-        seconds = SAMPLES_PER_TOKEN / SAMPLE_RATE
-        middle = (start + stop) / 2 * seconds
-        if settings.mode == "listen" or any(begin <= middle < end for begin, end in settings.listen):
+        middle = (start + stop) / 2 * SAMPLES_PER_TOKEN / SAMPLE_RATE
+        by_hand = any(begin <= middle < end for begin, end in self._listen)
+        if self._resting or self.mode == "listen" or by_hand:
             return LISTENING
-        if settings.mode == "speak":
+        if self.mode == "speak":
             return SPEAKING
-        spoken = self.speaking[start - self.base : stop - self.base].any()
+        spoken = self._speaking[start - self._base : stop - self._base].any()
         return SPEAKING if spoken else LISTENING
 
-    def _pass_on(self) -> np.ndarray:
-        sound = np.concatenate(self.pending) if self.pending else np.zeros(0, np.float32)
-        count = self.frames * SAMPLES_PER_FRAME - self.passed
-        self.pending = [sound[count:]]
-        self.passed += min(count, len(sound))
-        return sound[:count]
+    def _pass_on(self, frames: int) -> np.ndarray:
+        """The sound of the next frames; what is left was heard for the chunk after."""
+        sound = self._heard.take(frames * SAMPLES_PER_FRAME)
+        self._passed += len(sound)
+        return sound
 
     def _forget(self) -> None:
-        reach = TOKENS_PER_LATENT * self.settings.chunk * self.index - 6 - self.settings.left
-        drop = max(0, reach - self.base)
-        self.tokens, self.speaking = self.tokens[drop:].copy(), self.speaking[drop:].copy()
-        self.base += drop
+        reach = TOKENS_PER_LATENT * self._chunk * self._index - 6 - self._left
+        drop = max(0, min(reach, self._borders[0].tokens) - self._base)
+        self._tokens, self._speaking = self._tokens[drop:].copy(), self._speaking[drop:].copy()
+        self._base += drop

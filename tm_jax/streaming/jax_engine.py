@@ -1,63 +1,46 @@
-"""The engine: a picture and a stream of sound in, a stream of video chunks out (paper: serving; METHOD §7).
-
-Two stages run at the same time, each in a thread and, where there are two, on a device of its own:
-
-    sound ─► DiT stage    │ chunk 0 │ chunk 1 │ chunk 2 │ …      rollout.generate_chunk
-    latents ─► VAE stage            │ chunk 0 │ chunk 1 │ …      streaming decode
-    caller                                    ▲ chunk 0          as soon as it is decoded
+"""The JAX backend of the engine: one student and one VAE in place, their steps compiled once.
 
 What a chunk needs is computed once and kept: the reference's condition and its cross-attention K/V,
 the K/V of the first and the previous chunk, the decoder's history.  All of it is constant in size.
+Where there are two devices the DiT has one and the VAE the other, and only latents cross over.
 """
 
 import functools
 import math
-import os
-import threading
-import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
-from tm_jax.audio.chunking import ChunkAudio, LiveAudio, Mode
 from tm_jax.audio.front_end import AudioFrontEnd
-from tm_jax.audio.listening import Stretch
 from tm_jax.audio.log_mel import LogMel
 from tm_jax.config import from_json
 from tm_jax.diffusion.conditions import face_mask, latents_as_image_tokens, reference_latents, with_mask
-from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.rollout import Reference, StreamState, generate_chunk, init_stream, make_reference
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
 from tm_jax.models.clip import CLIPVision, preprocess
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
-from tm_jax.models.vae import VAE
+from tm_jax.models.vae import VAE, State
 from tm_jax.models.vae_config import VAEConfig
-from tm_jax.pretrained.front_ends import own_front_end
-from tm_jax.pretrained.weights import load_model, read_header
-from tm_jax.rates import SAMPLE_RATE
-from tm_jax.streaming.stages import in_thread
-from tm_jax.streaming.statistics import ChunkTiming, StreamChunk
-from tm_jax.types import Conditioning
+from tm_jax.pretrained.weights import read_header
+from tm_jax.types import Conditioning, Latents
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@jax.jit
 def encode_reference(
     vae: VAE,
     student: DiT,
-    config: RolloutConfig,
     picture: Float[Array, "1 y x 3"],
     face: Float[Array, "1 h w"],
     text_tokens: Float[Array, "1 text text_width"] | None = None,
     picture_encoder: CLIPVision | None = None,
-) -> tuple[Reference, StreamState]:
-    """What a stream knows of its character, and the state of a stream about to begin.
+) -> Reference:
+    """What a stream knows of its character.
 
     Args:
       text_tokens: None is zeros, for a world without prompts.
@@ -83,8 +66,10 @@ def encode_reference(
         face_mask=face,
         mode=jnp.zeros((1, frames), jnp.int32),
     )
-    reference = make_reference(student, conditioning)
-    return reference, init_stream(student, config, reference)
+    return make_reference(student, conditioning)
+
+
+begin = functools.partial(jax.jit, static_argnames="config")(init_stream)
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -104,9 +89,12 @@ def denoise(
 
 
 @functools.partial(jax.jit, static_argnames="first", donate_argnames="state")
-def decode(vae: VAE, latents: Array, state: Any, *, first: bool) -> tuple[Array, Any]:
-    """The chunk's frames as uint8 [t y x 3], and the decoder's next history."""
-    video, state = vae.decode_chunk(latents, state, first=first)
+def decode(
+    vae: VAE, latents: Latents, index: Int[Array | np.ndarray, ""], state: State | None, *, first: bool
+) -> tuple[UInt8[Array, "t y x 3"], State]:
+    """The frames of one latent of a chunk, one if it is a stream's first, and the decoder's next history."""
+    latent = jax.lax.dynamic_slice_in_dim(latents, index, 1, axis=1)
+    video, state = vae.decode_step(latent, state, first=first)
     return jnp.clip(jnp.round(video[0] * 127.5 + 127.5), 0, 255).astype(jnp.uint8), state
 
 
@@ -166,8 +154,8 @@ def read_rollout(student: Path) -> RolloutConfig:
     return from_json(RolloutConfig, meta["rollout"])
 
 
-class Engine:
-    """Makes streams of video from pictures and sound with one student and one VAE."""
+class JaxBackend:
+    """One student and one VAE behind the interface of `streaming.backend.Backend`."""
 
     def __init__(
         self,
@@ -196,127 +184,61 @@ class Engine:
         """
         self.rollout, self.front_end = rollout, LogMel() if front_end is None else front_end
         self.size = fitting_size(student.config, vae.config, self.front_end, picture_encoder, size)
-        self.grid = tuple(edge // vae.config.spatial_stride for edge in self.size)
+        self.has_picture_encoder = picture_encoder is not None
+        self.audio_left, self.audio_lookahead = student.config.audio_left, student.config.audio_lookahead
+        height, width = (edge // vae.config.spatial_stride for edge in self.size)
+        self.latent_shape = (height, width, vae.config.z_dim)
         self.dit_device, self.vae_device = devices or (None, None)
         self.student = jax.device_put(student, self.dit_device)
         self.vae = jax.device_put(vae, self.vae_device)
-        # Without a second device both stages use one copy of the weights.
-        self._encoder = self.vae if devices is None else jax.device_put(vae, self.dit_device)
+        # On one device both stages use one copy of the weights.
+        apart = self.dit_device is not self.vae_device
+        self._encoder = jax.device_put(vae, self.dit_device) if apart else self.vae
         constants = {} if text_tokens is None else {"text_tokens": text_tokens[None]}
         constants |= {} if picture_encoder is None else {"picture_encoder": picture_encoder}
         self._constants = jax.device_put(constants, self.dit_device)
 
-    @classmethod
-    def load(cls, folder: str | os.PathLike, **options: Any) -> "Engine":
-        """The engine of a folder that holds vae.safetensors, student.safetensors and visemes.safetensors.
-
-        The student's file says with which chunk size, steps and schedule it was distilled; one that hears
-        log-mel needs no visemes.
-
-        Raises:
-          InputError: a file is missing or damaged, or the two do not fit.
-        """
-        vae_path, student_path = Path(folder) / "vae.safetensors", Path(folder) / "student.safetensors"
-        viseme_path = Path(folder) / "visemes.safetensors"
-        vae, student = load_model(vae_path, VAE, VAEConfig), load_model(student_path, DiT, DiTConfig)
-        rollout = read_rollout(student_path)
-        options.setdefault("front_end", own_front_end(student.config.audio_width, viseme_path))
-        return cls(vae, student, rollout=rollout, **options)
-
-    @property
-    def has_picture_encoder(self) -> bool:
-        """Whether the student sees through a picture encoder, as those born from Wan do."""
-        return "picture_encoder" in self._constants
-
-    def warm_up(self) -> None:
-        """Compile everything that a stream runs, so that the first one starts at once."""
-        grey = np.full((*self.size, 3), 128, np.uint8)
-        for _ in self.stream(grey, [np.zeros(2 * SAMPLE_RATE, np.float32)]):
-            pass
-
     def reference(
-        self, picture: UInt8[np.ndarray, "y x 3"], face_box: tuple[int, int, int, int] | None = None
-    ) -> tuple[Reference, StreamState]:
-        """What a stream needs of a picture of the model's size; may be kept and used for many streams.
-
-        Args:
-          face_box: (y0, x0, y1, x1) in pixels, outside which sound moves nothing; None is everywhere.
-        """
-        if picture.shape != (*self.size, 3):
-            raise ValueError(f"the picture has shape {picture.shape}, the model needs {(*self.size, 3)}")
+        self, picture: UInt8[np.ndarray, "y x 3"], face_box: tuple[int, int, int, int] | None
+    ) -> Reference:
+        """The picture's condition and tokens, and their cross-attention K/V."""
+        grid = self.latent_shape[:2]
         if face_box is None:
-            face = jnp.ones((1, *self.grid), jnp.float32)
+            face = jnp.ones((1, *grid), jnp.float32)
         else:
-            face = face_mask(jnp.asarray([face_box], jnp.int32), self.size, self.grid)
+            face = face_mask(jnp.asarray([face_box], jnp.int32), self.size, grid)
         pixels = picture[None].astype(np.float32) / 127.5 - 1.0
         place = functools.partial(jax.device_put, device=self.dit_device)
-        return encode_reference(
-            self._encoder, self.student, self.rollout, place(pixels), place(face), **self._constants
-        )
+        return encode_reference(self._encoder, self.student, place(pixels), place(face), **self._constants)
 
-    def stream(
+    def begin(self, reference: Reference) -> StreamState:
+        """No chunk denoised."""
+        return begin(self.student, self.rollout, reference)
+
+    def denoise(
         self,
-        picture: UInt8[np.ndarray, "y x 3"] | tuple[Reference, StreamState],
-        audio: Iterable[np.ndarray],
-        *,
-        seed: int = 0,
-        mode: Mode = "auto",
-        listen: tuple[Stretch, ...] = (),
-        face_box: tuple[int, int, int, int] | None = None,
-    ) -> Generator[StreamChunk]:
-        """Video for as long as there is sound, chunk by chunk.
+        reference: Reference,
+        state: StreamState,
+        noises: Float32[np.ndarray, "steps 1 g h w c"],
+        windows: Float32[np.ndarray, "1 g a d"],
+        mode: Int32[np.ndarray, "1 g"],
+    ) -> tuple[Latents, StreamState]:
+        """One chunk, dispatched; the state is used up."""
+        inputs = jax.device_put((noises, windows, mode), self.dit_device)
+        return denoise(self.student, self.rollout, reference, state, *inputs)
 
-        Args:
-          picture: of the model's size, or what ``reference`` made of one.
-          audio: blocks of 16 kHz mono sound; read in a thread, only as far as is needed.
-          seed: of the noise; the same seed, picture and sound give the same video.
-          mode: auto follows voice activity; speak and listen hold one mode.
-          listen: stretches in seconds in which the character listens.
-          face_box: of a picture, as ``reference`` takes it.
+    def wait(self, latents: Latents) -> None:
+        """Return when they are computed."""
+        jax.block_until_ready(latents)
 
-        Raises whatever the sound raises, after the chunks before it.  Closing the generator stops the stages.
-        """
-        started = time.perf_counter()
-        reference = self.reference(picture, face_box) if isinstance(picture, np.ndarray) else picture
-        config = self.student.config
-        live = LiveAudio(
-            self.front_end, self.rollout.chunk, config.audio_left, config.audio_lookahead, mode, listen
-        )
-        stop = threading.Event()
-        denoised = in_thread(self._denoised(reference, live.chunks(audio), seed), stop)
-        decoded = in_thread(self._decoded(denoised, started), stop)
-        try:
-            yield from decoded
-        finally:
-            stop.set()
-            decoded.close()
-
-    def _denoised(
-        self, start: tuple[Reference, StreamState], chunks: Iterator[ChunkAudio], seed: int
-    ) -> Iterator[tuple[ChunkAudio, Array, float, float]]:
-        """The DiT stage: latents of chunk after chunk, when its sound was there, and how long it took."""
-        reference, state = start
-        state = jax.tree.map(jnp.copy, state)  # the caller may begin another stream with his
-        config, rollout = self.student.config, self.rollout
-        shape = (1, rollout.chunk, *self.grid, config.out_channels)
-        for chunk in chunks:
-            ready = time.perf_counter()
-            noises = np.stack([stream_noise(seed, chunk.index, step, shape) for step in range(rollout.steps)])
-            inputs = jax.device_put((noises, chunk.windows[None], chunk.mode[None]), self.dit_device)
-            latents, state = denoise(self.student, rollout, reference, state, *inputs)
-            latents.block_until_ready()
-            yield chunk, latents, ready, time.perf_counter() - ready
-
-    def _decoded(
-        self, denoised: Iterator[tuple[ChunkAudio, Array, float, float]], started: float
-    ) -> Iterator[StreamChunk]:
-        """The VAE stage: frames of chunk after chunk with their sound."""
-        state = None
-        for chunk, latents, ready, dit_seconds in denoised:
-            begun = time.perf_counter()
-            latents = jax.device_put(latents, self.vae_device)
-            pixels, state = decode(self.vae, latents, state, first=chunk.index == 0)
-            frames = np.asarray(pixels)[: chunk.frames]
-            now = time.perf_counter()
-            timing = ChunkTiming(dit_seconds, now - begun, now - ready, now - started)
-            yield StreamChunk(chunk.index, frames, chunk.samples, chunk.mode, timing)
+    def decode(
+        self, latents: Latents, state: State | None, *, first: bool
+    ) -> Iterator[tuple[UInt8[np.ndarray, "t y x 3"], State]]:
+        """Latent after latent; the next one is dispatched before the frames of one are handed out."""
+        latents, frames = jax.device_put(latents, self.vae_device), None
+        for index in range(latents.shape[1]):
+            following, state = decode(self.vae, latents, np.int32(index), state, first=first and index == 0)
+            if frames is not None:
+                yield np.asarray(frames), state
+            frames = following
+        yield np.asarray(frames), state

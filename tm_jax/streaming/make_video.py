@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tm_jax.media.picture import ContactSheet, fit, read_picture
 from tm_jax.media.sound import read_audio
 from tm_jax.media.video import VideoWriter
 from tm_jax.rates import FRAMES_PER_SECOND
-from tm_jax.streaming.parts import SPEECH, load_engine, parse_size
+from tm_jax.streaming.engine import StreamEngine
 from tm_jax.streaming.statistics import Statistics
 
 
@@ -24,16 +25,12 @@ def make_video(
     audio: str | os.PathLike,
     out: Path,
     *,
-    weights: Path,
+    load_engine: Callable[[], StreamEngine],
     mode: Mode = "auto",
     listen: str = "",
     seed: int = 0,
     frames_out: Path | None = None,
     face: str = "",
-    prompt: str = "",
-    size: str = "",
-    wan: str = "",
-    speech: str = SPEECH,
 ) -> Statistics:
     """Write the video of a picture that talks with a sound; returns its figures.
 
@@ -42,15 +39,11 @@ def make_video(
 
     Args:
       audio: any file with sound, or ``-`` for raw s16le 16 kHz mono on standard input.
-      weights: folder of the models.
+      load_engine: makes the engine, of whichever framework; called once all else is known to be usable.
       listen: stretches in which the character listens, as `parse_listen` takes them.
       frames_out: a contact sheet of the video.
       face: auto, none, or a box as ``face.parse_face`` takes it; empty is auto for a student with a picture
         encoder, none otherwise.
-      prompt: a text or the file of its embedding; empty is the one that lies beside the weights.
-      size: as ``parts.parse_size`` takes it; empty is the model's own.
-      wan: folder or Hub id of what the weights' folder lacks.
-      speech: folder or Hub id of wav2vec2, for a student that hears by it.
 
     Raises:
       InputError: anything given is not usable.
@@ -68,9 +61,7 @@ def make_video(
     photo = read_picture(image)
     if face not in ("", "auto", "none"):
         parse_face(face, (photo.height, photo.width))
-    engine = load_engine(
-        Path(weights), wan=wan, speech=speech, prompt=prompt, size=parse_size(size) if size else None
-    )
+    engine = load_engine()
     face_option = face or ("auto" if engine.has_picture_encoder else "none")
     face_crop, box = framed(np.asarray(photo), face_option, engine.size)
     if face_option == "auto" and box is None:

@@ -1,4 +1,4 @@
-"""All that a student needs to stream, found in one folder, on this machine or on the Hub.
+"""The JAX engine of a student, whose parts are found in one folder, on this machine or on the Hub.
 
     weights/student.safetensors     the student (ours)
     weights/vae.safetensors         its VAE, if it is ours
@@ -26,7 +26,8 @@ from tm_jax.pretrained.layouts import FOLDERS, load_public
 from tm_jax.pretrained.prompts import embed_prompts, load_prompt
 from tm_jax.pretrained.sources import kernels_in, load_any, load_by_slices
 from tm_jax.pretrained.weights import load_model, read_config
-from tm_jax.streaming.jax_engine import Engine, fitting_size, read_rollout
+from tm_jax.streaming.engine import StreamEngine
+from tm_jax.streaming.jax_engine import JaxBackend, fitting_size, read_rollout
 
 SPEECH = "facebook/wav2vec2-base-960h"
 
@@ -45,6 +46,21 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(edges[0]), int(edges[-1])
 
 
+def find_device(name: str, flag: str) -> jax.Device:
+    """A device by its kind and number, like ``gpu:1``; without a number the first of its kind.
+
+    Raises:
+      InputError: there is none; those that there are are listed.
+    """
+    known = [*jax.local_devices(), *jax.local_devices(backend="cpu")]
+    there = {f"{device.platform}:{device.id}": device for device in known}
+    wanted = name.replace("cuda", "gpu")
+    wanted = wanted if ":" in wanted else f"{wanted}:0"
+    if wanted not in there:
+        raise InputError(f"{flag} {name}: JAX has no such device here; there are {', '.join(there)}.")
+    return there[wanted]
+
+
 def load_engine(
     weights: Path,
     *,
@@ -52,57 +68,65 @@ def load_engine(
     speech: str = SPEECH,
     prompt: str = "",
     size: tuple[int, int] | None = None,
-) -> Engine:
-    """The engine of a student and everything that it needs.
+    dit_device: str = "",
+    vae_device: str = "",
+) -> StreamEngine:
+    """The JAX engine of a student and everything that it needs.
 
     The kernels of a model that computes in bfloat16 are stored so, and are read from the file slice by slice.
-    Where there are two devices the VAE has the second for itself.
 
     Args:
+      weights: folder of student.safetensors, whose file says with which chunk size, steps and schedule it was
+        distilled, and of what else lies beside it.
       wan: folder or Hub id of Wan's pipeline, for whatever the weights' folder lacks.
       speech: folder or Hub id of wav2vec2.
       prompt: a text, or a file with an embedding; empty takes the folder's own.
-      size: (height, width) of the video; None as `Engine` takes it.
+      size: (height, width) of the video; None as `JaxBackend` takes it.
+      dit_device, vae_device: as ``find_device`` takes them.  Empty: where there are two devices, the VAE of a
+        student born from Wan has the second for itself; all others share the first.
 
     Raises:
-      InputError: a part is missing or damaged, or the parts do not fit each other.
+      InputError: a part is missing or damaged, the parts do not fit each other, or there is no such device.
     """
-    student_path = weights / "student.safetensors"
-    own_vae = weights / "vae.safetensors"
-    if not student_path.exists():
-        return Engine.load(weights)
+    dit = find_device(dit_device, "--dit-device") if dit_device else None
+    vae_place = find_device(vae_device, "--vae-device") if vae_device else None
+    own_vae, student_path = weights / "vae.safetensors", weights / "student.safetensors"
     config = read_config(student_path, DiTConfig)
     front_end = own_front_end(config.audio_width, weights / "visemes.safetensors")
     small = config.image_patch is not None and front_end is not None
-    if small and not prompt and size is None:
-        return Engine.load(weights)
     rollout = read_rollout(student_path)
     # What is asked of a person comes before what takes minutes.
     text = _text_tokens(weights, wan, prompt, config)
-    vae = load_any(own_vae if own_vae.exists() else _public(weights, wan, "vae"), "vae")
+    vae = load_any(own_vae if own_vae.exists() or small else _public(weights, wan, "vae"), "vae")
     encoder = None
     if config.image_patch is None:
         encoder = load_public(_public(weights, wan, "image"), "image")[0]
     if front_end is None:
         front_end = Wav2Vec2FrontEnd(load_public(_public(weights, speech, "speech"), "speech")[0])
     size = fitting_size(config, vae.config, front_end, encoder, size)
-    if config.dtype == "float32":
+    if small or config.dtype == "float32":
         student = load_model(student_path, DiT, DiTConfig)
     else:
         # Trained elsewhere, perhaps: the fused kernel is a GPU's, and the same but for rounding.
         fused = "cudnn" if jax.default_backend() == "gpu" else "xla"
         config = dataclasses.replace(config, attention=fused)
         student = load_by_slices(student_path, DiT, DiTConfig, config=config, adapt=kernels_in(config.dtype))
-    devices = jax.local_devices()
-    return Engine(
-        vae,
-        student,
-        rollout=rollout,
-        front_end=front_end,
-        picture_encoder=encoder,
-        text_tokens=text,
-        size=size,
-        devices=(devices[0], devices[1]) if len(devices) > 1 and not small else None,
+    local = jax.local_devices()
+    if dit is None and vae_place is None:
+        devices = (local[0], local[1]) if len(local) > 1 and not small else None
+    else:
+        devices = (dit or local[0], vae_place or dit)
+    return StreamEngine(
+        JaxBackend(
+            vae,
+            student,
+            rollout=rollout,
+            front_end=front_end,
+            picture_encoder=encoder,
+            text_tokens=text,
+            size=size,
+            devices=devices,
+        )
     )
 
 

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -14,21 +15,25 @@ RECENT_CHUNKS = 8192
 
 @dataclasses.dataclass(frozen=True)
 class ChunkTiming:
-    """When a chunk was made, in seconds."""
+    """When a chunk, or a piece of one, was made, in seconds."""
 
+    queued: float
+    """From when the last block of its sound was pushed until the DiT stage took it up."""
     dit: float
     """Denoising."""
     vae: float
     """Decoding."""
+    first: float
+    """From when the DiT stage took it up until its first frames were there."""
     total: float
-    """From when the chunk's sound was there until its frames are; waiting between stages counts."""
+    """From when the DiT stage took it up until its frames were there; waiting between stages counts."""
     elapsed: float
-    """From the start of the stream until the chunk's frames are there."""
+    """From the start of the stream until its frames were there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamChunk:
-    """A piece of video with the sound that plays with it."""
+    """A chunk of video, or a piece of one, with the sound that plays with it."""
 
     index: int
     """Number of the chunk."""
@@ -40,6 +45,15 @@ class StreamChunk:
     """0 listening, 1 speaking; one for each latent frame."""
     timing: ChunkTiming
     """How long it took."""
+    last: bool = True
+    """Whether the chunk ends here; False only for pieces."""
+
+
+def join(pieces: Sequence[StreamChunk]) -> StreamChunk:
+    """A whole chunk from all its pieces, with the times of the last."""
+    frames = np.concatenate([piece.frames for piece in pieces])
+    audio = np.concatenate([piece.audio for piece in pieces])
+    return dataclasses.replace(pieces[-1], frames=frames, audio=audio)
 
 
 class Statistics:
@@ -51,15 +65,17 @@ class Statistics:
         self._recent: collections.deque[ChunkTiming] = collections.deque(maxlen=RECENT_CHUNKS)
 
     def add(self, chunk: StreamChunk) -> None:
-        """Count one chunk."""
-        if not self.chunks:
-            self.first_frame = chunk.timing.elapsed
-        self.frames, self.chunks = self.frames + len(chunk.frames), self.chunks + 1
-        self.elapsed = chunk.timing.elapsed
-        self._recent.append(chunk.timing)
+        """Count a chunk, or a piece of one."""
+        timing = chunk.timing
+        if not self.frames:
+            self.first_frame = timing.elapsed - (timing.total - timing.first)
+        self.frames, self.elapsed = self.frames + len(chunk.frames), timing.elapsed
+        if chunk.last:
+            self.chunks += 1
+            self._recent.append(timing)
 
     def percentile(self, stage: str, percent: int) -> float:
-        """A percentile of ``dit``, ``vae`` or ``total`` in seconds a chunk."""
+        """A percentile of one of `ChunkTiming`'s times in seconds a chunk, such as ``total``."""
         values = [getattr(timing, stage) for timing in self._recent]
         return float(np.percentile(values, percent)) if values else math.nan
 
@@ -82,7 +98,7 @@ class Statistics:
         """All figures by name, in seconds where it is time."""
         stages = {
             f"{stage}_p{percent}": self.percentile(stage, percent)
-            for stage in ("dit", "vae", "total")
+            for stage in ("queued", "dit", "vae", "first", "total")
             for percent in (50, 95)
         }
         whole = {"seconds": self.seconds, "fps": self.fps, "times_real_time": self.times_real_time}
