@@ -165,7 +165,7 @@ def test_each_stage_has_its_device(engine, monkeypatch):
 
     def fake_decode(decoder, latents, index, state, *, first):
         assert where((decoder, latents, state)) == {vae}
-        return jax.device_put(jnp.zeros((1 if first else 4, 16, 16, 3), jnp.uint8), vae), latents
+        return jax.device_put(jnp.zeros((1 if first else 4, 16, 16, 3), jnp.uint8), vae), (latents,)
 
     fakes = (fake_reference, fake_begin, fake_denoise, fake_decode)
     for name, fake in zip(("encode_reference", "begin", "denoise", "decode"), fakes, strict=True):
