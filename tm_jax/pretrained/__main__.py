@@ -2,6 +2,7 @@
 
 python -m tm_jax.pretrained check DIR_OR_HUB_ID     what it holds and whether it is complete; exit 2 if not
 python -m tm_jax.pretrained embed-prompt DIR_OR_HUB_ID --out FILE    a prompt's embedding, for streams
+python -m tm_jax.pretrained convert FILE.pth --to FILE.safetensors    a pickle's tensors, and no code of it
 """
 
 import argparse
@@ -38,6 +39,13 @@ def _embed(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(arguments: argparse.Namespace) -> int:
+    from tm_jax.pretrained.convert import convert
+
+    print(convert(arguments.source, arguments.to, arguments.part))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; the exit status is 2 after bad input, told in one sentence."""
     parser = Parser(prog="python -m tm_jax.pretrained", description=__doc__.split("\n")[0])
@@ -52,6 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("--prompt", default=None, help="the text (default: the one that infer.py expects)")
     command.set_defaults(run=_embed)
+    command = commands.add_parser("convert", help="a pickle's tensors as safetensors; none of its code runs")
+    command.add_argument("source", type=Path, help="a file of torch.save: .pth, .pt, .ckpt or .bin")
+    command.add_argument("--to", type=Path, required=True, help="file to write, which must not exist")
+    command.add_argument("--part", default=None, help="only what lies under this name, such as generator_ema")
+    command.set_defaults(run=_convert)
     try:
         arguments = parser.parse_args(argv)
         return arguments.run(arguments)
