@@ -67,7 +67,7 @@ class Phase(TeacherPhase):
 
     def dataset(self):
         rng = np.random.default_rng(0)
-        noisy, _, conditioning = inputs(MODEL, rng, batch=16, frames=2, height=2, width=2)
+        noisy, _, conditioning = inputs(self.config.model, rng, batch=16, frames=2, height=2, width=2)
         clips = {"latents": noisy, **vars(conditioning)}
         return grain.MapDataset.source([{k: np.asarray(v[i]) for k, v in clips.items()} for i in range(16)])
 

@@ -91,7 +91,7 @@ class DiT(nnx.Module):
             self.image_embedding = ImageEmbedding(config.image_width, width, eps=config.image_eps, **mixed)
         if config.has_audio:
             self.audio_embedding = AudioEmbedding(
-                config.audio_width, config.audio_dim, config.audio_slots, eps=config.eps, **mixed
+                config.audio_width, config.audio_dim, config.audio_slots, eps=config.audio_eps, **mixed
             )
             self.mode_embedding = nnx.Param(jnp.zeros((2, width)))
         build = lambda key: Block(config, rngs=nnx.Rngs(key))

@@ -53,6 +53,8 @@ class DiTConfig:
     """Added to the variance in norms."""
     image_eps: float = 1e-5
     """The same in the two norms of the image embedding."""
+    audio_eps: float = 1e-6
+    """The same in the norm of the audio embedding."""
     trained_frames: int = 21
     """Latent frames of a training clip: RoPE positions are pinned at its end."""
     predicts: Literal["velocity", "change"] = "velocity"

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tm_jax.errors import InputError
+from tm_jax.pretrained.fantasytalking import open_fantasytalking, open_headers
 from tm_jax.pretrained.files import Checkpoint, holds_safetensors, open_checkpoint, read_json
 from tm_jax.pretrained.layouts import FOLDERS, fits_itself, recognise
+from tm_jax.pretrained.other_kinds import fantasytalking
 from tm_jax.pretrained.wan_family import member, refuse_relatives
 from tm_jax.pretrained.weights import is_own, read_header
 
@@ -86,6 +88,8 @@ def check_part(path: Path) -> Part:
     checkpoint = open_checkpoint(path)
     if path.is_file() and is_own(path):
         return _own_part(checkpoint)
+    if fantasytalking(checkpoint.tensors):
+        return _audio_part(checkpoint)
     layout, respelled = recognise(checkpoint)
     remark = ""
     if layout.kind == "transformer":
@@ -102,6 +106,14 @@ def _own_part(checkpoint: Checkpoint) -> Part:
     header = read_header(checkpoint.path)
     commit = header.meta.get("commit") or "unknown"
     return _part(checkpoint, header.model_class, f"made here (commit {commit})", "tm_jax layout", "")
+
+
+def _audio_part(checkpoint: Checkpoint) -> Part:
+    """FantasyTalking's audio weights, compared with a transformer of their own sizes."""
+    config = open_headers(checkpoint.path).config
+    open_fantasytalking(checkpoint.path, config)
+    title = f"FantasyTalking ({config.audio_dim} channels for {config.layers} layers of width {config.width})"
+    return _part(checkpoint, "audio", title, "original layout", "a start for train.py --init-audio")
 
 
 def _part(checkpoint: Checkpoint, kind: str, title: str, layout: str, remark: str) -> Part:

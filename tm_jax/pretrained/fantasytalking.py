@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tm_jax.errors import InputError
+from tm_jax.models.audio_adapter import AudioAttention
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.pretrained.files import Checkpoint, open_checkpoint
@@ -45,9 +46,19 @@ NEW = ("audio_embedding.projection.bias", "audio_embedding.position")
 _PREFIX = "audio_processor."
 
 
-def hearing(model: DiT) -> dict:
+class Hearing(nnx.Module):
     """The parts of a transformer that hear, under the transformer's own paths."""
-    return {"audio_embedding": model.audio_embedding, "blocks": {"audio": model.blocks.audio}}
+
+    def __init__(self, model: DiT):
+        self.audio_embedding = model.audio_embedding
+        self.blocks = HearingBlocks(model.blocks.audio)
+
+
+class HearingBlocks(nnx.Module):
+    """Of all blocks what hears."""
+
+    def __init__(self, audio: AudioAttention):
+        self.audio = audio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +81,23 @@ class FantasyTalking:
             found.update(zip(names, shapes.get(name, ()), strict=False))
         return found
 
+    @property
+    def config(self) -> DiTConfig:
+        """A transformer of these sizes, as far as they are known."""
+        sizes = self.sizes
+        heads = max(1, sizes.get("width", 0) // 128)
+        return dataclasses.replace(DiTConfig(), **{"heads": heads, **sizes}, audio_eps=EPS, **WINDOW)
+
     def load(self, model: DiT, *, progress: bool = True) -> DiT:
         """The transformer with these weights in the place of what hears, in the same shards.
 
         Args:
             model: on its devices; its other parameters are not copied.
         """
-        mine = hearing(model)
+        mine = Hearing(model)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, mine)
         # What the file lacks are zeros, whatever the model holds there.
-        make = lambda: jax.tree.map(jnp.zeros_like, hearing(DiT(model.config, rngs=nnx.Rngs(0))))
+        make = lambda: jax.tree.map(jnp.zeros_like, Hearing(DiT(model.config, rngs=nnx.Rngs(0))))
         loaded = load_pretrained(self.checkpoint, make, NAMES, shardings, new=NEW, progress=progress)
         values = {path: variable[...] for path, variable in paths(model).items()}
         values.update({path: variable[...] for path, variable in paths(loaded).items()})
@@ -116,6 +134,6 @@ def open_fantasytalking(path: str | Path, config: DiTConfig) -> FantasyTalking:
             f"{path} hears otherwise than this model ({'; '.join(differing)}); "
             "take the preset wan14b_fantasytalking_teacher, or give these as --model flags"
         )
-    abstract = jax.eval_shape(lambda: hearing(DiT(config, rngs=nnx.Rngs(0))))
+    abstract = jax.eval_shape(lambda: Hearing(DiT(config, rngs=nnx.Rngs(0))))
     check_fit(found.checkpoint, abstract, NAMES, NEW)
     return found

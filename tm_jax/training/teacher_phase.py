@@ -1,9 +1,9 @@
 """Phase 2 as the loop runs it: the audio-conditioned teacher on encoded videos, puppets' or people's.
 
 With ``init_from`` it starts from a public Wan checkpoint, whose output it has until it learns to hear: the
-audio module is silent at first.  The state is made with zeros then, and ``start`` puts the values in their
-place, shard by shard.  A teacher of ours may be the start as well; if it is to hear other audio tokens or to
-predict something else, what does so begins afresh.
+audio module is silent at first, or that of FantasyTalking with ``init_audio``.  The state is made with zeros
+then, and ``start`` puts the values in their place, shard by shard.  A teacher of ours may be the start as
+well; if it is to hear other audio tokens or to predict something else, what does so begins afresh.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
+from tm_jax.pretrained.fantasytalking import FantasyTalking, open_fantasytalking
 from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_any
 from tm_jax.pretrained.weights import is_own, load_model, named_leaves, read_config
@@ -48,7 +49,10 @@ from tm_jax.training.state import TrainState
 from tm_jax.types import Conditioning
 
 AFRESH = {
-    ("audio_width", "audio_dim", "audio_left", "audio_lookahead"): ("audio_embedding.", "blocks.audio."),
+    ("audio_width", "audio_dim", "audio_left", "audio_lookahead", "audio_eps"): (
+        "audio_embedding.",
+        "blocks.audio.",
+    ),
     ("predicts", "change_scale"): ("head.",),
 }
 """Fields in which a teacher of ours that training starts from may differ, and the parameters that then begin
@@ -67,6 +71,9 @@ class TeacherExperiment:
     """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; or the weights of a
     teacher of ours, of the same sizes but for its audio tokens, its condition and what it predicts.
     None starts afresh."""
+    init_audio: Path | None = None
+    """FantasyTalking's audio weights as safetensors, by which a teacher that starts from a public checkpoint
+    hears from the first step; None begins silent.  Preset wan14b_fantasytalking_teacher has their sizes."""
     optim: OptimConfig = OptimConfig()
     loss: FlowMatchingLoss = FlowMatchingLoss()
     clip: ClipConfig = ClipConfig()
@@ -84,6 +91,8 @@ class TeacherExperiment:
 
     def __post_init__(self):
         check_clips(self)
+        if self.init_audio is not None and self.init_from is None:
+            raise ValueError("init_audio: audio weights belong to a model, give init_from too")
 
     def build(self) -> "TeacherPhase":
         """The phase that the loop runs."""
@@ -102,11 +111,14 @@ class TeacherPhase:
         self.config = config
         self.public: PublicModel | None = None
         self.own: DiT | None = None
+        self.audio: FantasyTalking | None = None
         if config.init_from is not None and not saved_steps(config.loop.folder / "checkpoints"):
             if is_own(config.init_from):
                 self.own = self._open_own(Path(config.init_from))
             else:
                 self.public = open_public(config.init_from, "transformer", config.model)
+            if config.init_audio is not None:
+                self.audio = open_fantasytalking(config.init_audio, config.model)
         self.tx = make_optimizer(config.optim)
         self._step = compiled_once("update", self._update, donate_argnums=0)
         self._sample = jax.jit(partial(sample, config=config.sampler, pattern=Bidirectional()))
@@ -122,7 +134,7 @@ class TeacherPhase:
     def start(self, state: TrainState) -> TrainState:
         """The state, with the public model in the place of its zeros, read straight into their shardings."""
         if self.own is not None:
-            teacher = self._with_own(state.model)
+            teacher = self._with_audio(self._with_own(state.model))
             self.own = None
             return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
         if self.public is None:
@@ -131,9 +143,14 @@ class TeacherPhase:
         # The zeros go first: two whole models more would not fit beside the optimizer's state.
         for leaf in jax.tree.leaves((state.model, state.ema)):
             leaf.delete()
-        teacher = self.public.load(lambda _: shardings, seed=self.config.loop.seed)
+        teacher = self._with_audio(self.public.load(lambda _: shardings, seed=self.config.loop.seed))
         self.public = None
         return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
+
+    def _with_audio(self, teacher: DiT) -> DiT:
+        """The teacher, hearing by the audio weights that it is to begin with."""
+        audio, self.audio = self.audio, None
+        return teacher if audio is None else audio.load(teacher)
 
     def _open_own(self, path: Path) -> DiT:
         """A teacher of ours.
