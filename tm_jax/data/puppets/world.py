@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.signal import lfilter
 
-from tm_jax.data.puppets import motion, speech
+from tm_jax.audio import speech
+from tm_jax.data.puppets import motion
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.identity import SPLITS, STYLES, Identity, draw_identity
 from tm_jax.data.puppets.sentences import LANGUAGES, sentence

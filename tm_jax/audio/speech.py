@@ -88,7 +88,7 @@ class _Server:
                 raise RuntimeError("the espeak-ng process ended unexpectedly")
             header = json.loads(line)
             if "error" in header:
-                raise InputError(f"speech: {header['error']}; see PuppetWorld's voices for what can be used.")
+                raise InputError(f"speech: {header['error']}; ask espeak-ng --voices for what it has.")
             pcm = np.frombuffer(self._process.stdout.read(2 * header["samples"]), "<i2")
         return pcm, header["events"], header["rate"]
 
