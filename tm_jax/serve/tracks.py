@@ -1,0 +1,70 @@
+"""A call's sound and picture as WebRTC tracks: both leave with the same clock, tick by tick."""
+
+import asyncio
+import fractions
+
+import av
+import numpy as np
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+
+from tm_jax.rates import FRAMES_PER_SECOND, SAMPLE_RATE
+from tm_jax.serve.live import Tick
+
+VIDEO_CLOCK = 90_000
+PACKET = SAMPLE_RATE // 50
+"""Samples of an Opus packet of 20 ms: two in every tick."""
+MOST_WAITING = 50
+"""Packets that wait for a peer that does not take them; older ones are dropped."""
+
+
+class _Queued(MediaStreamTrack):
+    """A track that gives what was put into it."""
+
+    def __init__(self):
+        super().__init__()
+        self._waiting: asyncio.Queue = asyncio.Queue()
+
+    def put(self, frame) -> None:
+        while self._waiting.qsize() >= MOST_WAITING:
+            self._waiting.get_nowait()
+        self._waiting.put_nowait(frame)
+
+    async def recv(self):
+        """The next frame, as aiortc asks for it."""
+        if self.readyState != "live":
+            raise MediaStreamError
+        frame = await self._waiting.get()
+        if frame is None:
+            raise MediaStreamError
+        return frame
+
+    def stop(self) -> None:
+        """End the track and wake whoever waits for it."""
+        super().stop()
+        self._waiting.put_nowait(None)
+
+
+class Picture(_Queued):
+    """The character's face."""
+
+    kind = "video"
+
+
+class Sound(_Queued):
+    """The character's voice."""
+
+    kind = "audio"
+
+
+def send(tick: Tick, number: int, picture: Picture, sound: Sound) -> None:
+    """Put tick ``number`` on both tracks, with its time."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(tick.frame), format="rgb24").reformat(format="yuv420p")
+    frame.pts, frame.time_base = number * VIDEO_CLOCK // FRAMES_PER_SECOND, fractions.Fraction(1, VIDEO_CLOCK)
+    picture.put(frame)
+    pcm = (np.clip(tick.samples, -1, 1) * 32767).astype(np.int16)
+    for index in range(0, len(pcm), PACKET):
+        packet = av.AudioFrame.from_ndarray(pcm[None, index : index + PACKET], format="s16", layout="mono")
+        packet.sample_rate = SAMPLE_RATE
+        packet.pts, packet.time_base = number * len(pcm) + index, fractions.Fraction(1, SAMPLE_RATE)
+        sound.put(packet)
