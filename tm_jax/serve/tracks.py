@@ -59,7 +59,9 @@ class Sound(_Queued):
 
 def send(tick: Tick, number: int, picture: Picture, sound: Sound) -> None:
     """Put tick ``number`` on both tracks, with its time."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(tick.frame), format="rgb24").reformat(format="yuv420p")
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(tick.frame), format="rgb24").reformat(
+        format="yuv420p"
+    )
     frame.pts, frame.time_base = number * VIDEO_CLOCK // FRAMES_PER_SECOND, fractions.Fraction(1, VIDEO_CLOCK)
     picture.put(frame)
     pcm = (np.clip(tick.samples, -1, 1) * 32767).astype(np.int16)

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from tm_jax.audio.speech import Request, speak
 from tm_jax.data.puppets import FPS, SAMPLES_PER_FRAME, PuppetWorld, frame_count
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.motion import Phoneme, mouth
 from tm_jax.data.puppets.sentences import LANGUAGES, TEMPLATES, sentence
-from tm_jax.audio.speech import Request, speak
 from tm_jax.data.puppets.visemes import VOWELS, visemes
 from tm_jax.data.puppets.world import VOICES
 from tm_jax.errors import InputError

@@ -120,6 +120,23 @@ def piper_synthesizer(path: Path) -> Synthesizer:
     return synthesize
 
 
+def check_offline(config: OfflineConfig) -> None:
+    """Refuse what no call could begin with, when the server starts.
+
+    Raises:
+      InputError: the script, a model, or a package is missing.
+    """
+    Script(config.script)
+    if config.whisper:
+        whisper_recognizer(config.whisper)
+    else:
+        pocketsphinx_recognizer()
+    if config.piper:
+        piper_synthesizer(config.piper)
+    else:
+        espeak_synthesizer(config.speaker)
+
+
 class Offline:
     """A `Voice` that runs here; hearing and speaking happen in a thread of its own."""
 

@@ -72,7 +72,9 @@ class Realtime:
         """
         config = self.config
         if not config.url.startswith(("ws://", "wss://")):
-            raise InputError(f"--voice-url {config.url} is no WebSocket address: begin it with ws:// or wss://.")
+            raise InputError(
+                f"--voice-url {config.url} is no WebSocket address: begin it with ws:// or wss://."
+            )
         key = os.environ.get(KEY) or os.environ.get("OPENAI_API_KEY", "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = aiohttp.ClientSession()
@@ -96,7 +98,9 @@ class Realtime:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             await self.close()
             reason = str(error) or "no answer"
-            raise InputError(f"No voice answers at {config.url} ({reason}): is the service running?") from None
+            raise InputError(
+                f"No voice answers at {config.url} ({reason}): is the service running?"
+            ) from None
 
     def _session(self) -> dict[str, Any]:
         form = {"type": "audio/pcm", "rate": WIRE_RATE}

@@ -63,7 +63,9 @@ class Script:
             left, arrow, right = line.partition("->")
             answers = tuple(answer.strip() for answer in right.split("|") if answer.strip())
             patterns = tuple(words("" if part.strip() == "*" else part) for part in left.split("/"))
-            empty = any(not pattern and part.strip() != "*" for pattern, part in zip(patterns, left.split("/")))
+            empty = any(
+                not pattern and part.strip() != "*" for pattern, part in zip(patterns, left.split("/"))
+            )
             if not arrow or not answers or empty:
                 raise InputError(f"Line {number} of the script {path} is no rule: write words -> answer.")
             self._rules.append(Rule(patterns, answers))

@@ -1,0 +1,46 @@
+"""A caller's picture: bounded before it is decoded, then framed as `infer.py` frames one."""
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tm_jax.errors import InputError
+from tm_jax.media.face import framed
+from tm_jax.media.picture import fit, read_picture
+from tm_jax.serve.limits import MOST_PICTURE_PIXELS
+
+
+def portrait(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple | None]:
+    """A picture of the model's size and the box in which it moves.
+
+    Raises:
+      InputError: the file is no picture that can be used.
+    """
+    photo = read_picture(path)
+    crop, box = framed(np.asarray(photo), "auto", size)
+    return fit(photo, size, crop), box
+
+
+def uploaded(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, tuple | None]:
+    """The same of a picture's bytes, which came from outside.
+
+    Raises:
+      InputError: no picture, or one of too many pixels; the sentence names no file of this machine.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            width, height = header.size
+    except Exception:
+        raise InputError("That is no picture: choose a PNG or JPEG.") from None
+    if width * height > MOST_PICTURE_PIXELS:
+        raise InputError(f"The picture has {width}×{height} pixels: scale it down.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture"
+        path.write_bytes(data)
+        try:
+            return portrait(path, size)
+        except InputError as error:
+            raise InputError(str(error).replace(f" {path}", "")) from None
