@@ -47,7 +47,7 @@ class Arguments:
     piper: Path | None = None
     """A piper voice (.onnx): the offline voice speaks by it."""
     host: str = "127.0.0.1"
-    """Address to listen at.  Anything but loopback needs a token, which is printed once as a link, and TLS."""
+    """Address to listen at.  Anything but loopback needs TLS and a token, which is printed once as a link."""
     port: int = 8000
     """Port to listen at."""
     tls_certificate: Path | None = None
@@ -114,7 +114,7 @@ def tls_context(arguments: Arguments) -> ssl.SSLContext | None:
         context.load_cert_chain(arguments.tls_certificate, arguments.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise InputError(
-            f"The certificate {arguments.tls_certificate} and its key cannot be used ({error}): give PEM files."
+            f"{arguments.tls_certificate} and {arguments.tls_key} cannot be used ({error}): give PEM files."
         ) from None
     return context
 
