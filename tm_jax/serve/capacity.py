@@ -27,10 +27,8 @@ class Capacity:
         return max(1, int(SHARE * self.video_seconds / self.chunk_seconds))
 
     def __str__(self) -> str:
-        speed = self.video_seconds / self.chunk_seconds
-        return (
-            f"a chunk of {self.video_seconds:.2f} s takes {self.chunk_seconds:.2f} s ({speed:.1f}× real time)"
-        )
+        speed = f"{self.video_seconds / self.chunk_seconds:.1f}× real time"
+        return f"a chunk of {self.video_seconds:.2f} s takes {self.chunk_seconds:.2f} s ({speed})"
 
 
 def measure(engine: StreamEngine, picture: np.ndarray, seconds: float = 4.0) -> Capacity:

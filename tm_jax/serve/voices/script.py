@@ -62,10 +62,9 @@ class Script:
                 continue
             left, arrow, right = line.partition("->")
             answers = tuple(answer.strip() for answer in right.split("|") if answer.strip())
-            patterns = tuple(words("" if part.strip() == "*" else part) for part in left.split("/"))
-            empty = any(
-                not pattern and part.strip() != "*" for pattern, part in zip(patterns, left.split("/"))
-            )
+            parts = [part.strip() for part in left.split("/")]
+            patterns = tuple(words("" if part == "*" else part) for part in parts)
+            empty = sum(not pattern for pattern in patterns) != parts.count("*")
             if not arrow or not answers or empty:
                 raise InputError(f"Line {number} of the script {path} is no rule: write words -> answer.")
             self._rules.append(Rule(patterns, answers))
