@@ -2,7 +2,7 @@
 
 Hosted audio LLMs speak it, and so do self-hosted servers (speech-to-speech, vLLM-omni, speaches).  The server
 hears, decides whose turn it is, thinks and speaks; this voice carries sound there and back at 24 kHz.  When
-the user talks over the character, the answer is cancelled, and cut to what was heard of it on the server, too.
+the user talks over the character, the answer is cancelled, and cut on the server, too, to what was heard.
 """
 
 import asyncio
