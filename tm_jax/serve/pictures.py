@@ -24,6 +24,13 @@ def portrait(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple | Non
     return fit(photo, size, crop), box
 
 
+def png(picture: np.ndarray) -> bytes:
+    """A picture as the page shows it."""
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "PNG")
+    return data.getvalue()
+
+
 def uploaded(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, tuple | None]:
     """The same of a picture's bytes, which came from outside.
 

@@ -35,6 +35,8 @@ from tm_jax.streaming.reference import Reference
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"/": "index.html", "/app.js": "app.js", "/style.css": "style.css"}
+OPEN = {*FILES, "/healthz", "/portrait.png"}
+"""What is shown without a token: the page itself, its character, and that the server is alive."""
 POLICY = (
     "default-src 'self'; img-src 'self' blob:; media-src 'self' blob: mediastream:; frame-ancestors 'none'"
 )
@@ -92,6 +94,7 @@ class Server:
         self.metrics.capacity.set(capacity)
         self.peers: dict[str, Peer] = {}
         self._default = Character(portrait[0], engine.reference(*portrait))
+        self._png = pictures.png(portrait[0])
         self._characters: collections.OrderedDict[str, Character] = collections.OrderedDict()
         self._requests: dict[str, Rate] = {}
         self._stopping = False
@@ -101,6 +104,7 @@ class Server:
         app = web.Application(middlewares=[self._guard], client_max_size=limits.MOST_PICTURE_BYTES)
         for path, name in FILES.items():
             app.router.add_get(path, _file(PAGE / name))
+        app.router.add_get("/portrait.png", self._portrait)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/metrics", self._figures)
         app.router.add_post("/picture", self._picture)
@@ -122,7 +126,7 @@ class Server:
                 self._requests.clear()
             if request.method == "POST" and not rate.allow():
                 raise web.HTTPTooManyRequests(text="Too many requests: wait a second.")
-            if request.path not in FILES and request.path != "/healthz":
+            if request.path not in OPEN:
                 self.gate.check(request)
             response = await handler(request)
         except web.HTTPException as refusal:
@@ -141,6 +145,9 @@ class Server:
         if self._stopping:
             raise web.HTTPServiceUnavailable(text="stopping")
         return web.json_response({"calls": len(self.peers), "capacity": self.capacity})
+
+    async def _portrait(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._png, content_type="image/png")
 
     async def _figures(self, request: web.Request) -> web.Response:
         return web.Response(body=self.metrics.text(), content_type="text/plain")

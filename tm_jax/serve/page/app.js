@@ -20,8 +20,8 @@ function show(state) {
   const active = state !== "idle";
   for (const id of ["mute", "captions", "hangup"]) at(id).hidden = !active;
   for (const id of ["call", "pick"]) at(id).hidden = active;
-  at("still").hidden = active || !at("still").src;
-  at("invite").hidden = active || Boolean(at("still").src);
+  at("still").hidden = active;
+  at("hint").hidden = active || Boolean(picture);
 }
 
 function caption(who, text, more) {
@@ -57,7 +57,7 @@ async function choose(file) {
   try {
     const answer = JSON.parse(await ask("picture", file));
     picture = answer.picture;
-    if (at("still").src) URL.revokeObjectURL(at("still").src);
+    if (at("still").src.startsWith("blob:")) URL.revokeObjectURL(at("still").src);
     at("still").src = URL.createObjectURL(file);
     show("idle");
   } catch (error) {
@@ -183,13 +183,15 @@ async function figures() {
   const delays = call.delays || {};
   lines.push(`end of speech → voice   ${second(delays.voice)}`);
   lines.push(`end of speech → picture ${second(delays.answer)}`);
-  for (const report of (await call.connection.getStats()).values()) {
+  const reports = await call.connection.getStats();
+  for (const report of reports.values()) {
     if (report.type === "inbound-rtp" && report.kind === "video") {
       lines.push(`frames a second         ${report.framesPerSecond ?? "–"}`);
       lines.push(`frames dropped          ${report.framesDropped ?? 0}`);
     }
-    if (report.type === "candidate-pair" && report.nominated) {
-      lines.push(`round trip              ${second(report.currentRoundTripTime)}`);
+    if (report.type === "transport") {
+      const pair = reports.get(report.selectedCandidatePairId);
+      lines.push(`round trip              ${second(pair && pair.currentRoundTripTime)}`);
     }
   }
   at("figures").textContent = lines.join("\n");
