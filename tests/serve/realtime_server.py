@@ -71,9 +71,8 @@ class RealtimeServer:
                     kind = "conversation.item.input_audio_transcription.completed"
                     await socket.send_json({"type": kind, "transcript": text})
                 case Said(text):
-                    await socket.send_json(
-                        {"type": "response.output_audio_transcript.delta", "delta": text} | here
-                    )
+                    kind = "response.output_audio_transcript.delta"
+                    await socket.send_json({"type": kind, "delta": text} | here)
                 case Speech(samples):
                     for start in range(0, len(samples), 1600):
                         delta = base64.b64encode(to_pcm(down.push(samples[start : start + 1600]))).decode()

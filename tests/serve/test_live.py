@@ -1,16 +1,16 @@
-"""The clock: frames come when they are asked for, speech is cut in, interruptions and slowness are survived."""
+"""The clock: frames come when they are asked for, speech is cut in, slowness is survived."""
 
 import threading
 import time
 
 import numpy as np
 import pytest
-from tests.streaming.fake import PICTURE, FakeBackend
-from tm_jax.streaming.engine import StreamEngine
 
+from tests.streaming.fake import PICTURE, FakeBackend
 from tm_jax.errors import InputError
 from tm_jax.rates import SAMPLES_PER_FRAME
 from tm_jax.serve.live import LiveSession
+from tm_jax.streaming.engine import StreamEngine
 
 
 def speech(frames: int) -> np.ndarray:

@@ -18,10 +18,16 @@ LISTENING, SPEAKING = 0, 1
 class VoiceActivity:
     """Streaming voice activity: speech begins after 40 ms of it and ends 0.3 s after the last."""
 
-    def __init__(self, aggressiveness: int = 2):
+    def __init__(self, aggressiveness: int = 2, hangover: int = HANGOVER_TOKENS):
+        """Begins in silence.
+
+        Args:
+          aggressiveness: WebRTC's, 0 … 3: how much it takes for noise.
+          hangover: tokens for which speech goes on after the last of it.
+        """
         self._detector = webrtcvad.Vad(aggressiveness)
         self._rest = np.zeros(0, np.float32)
-        self._run, self._since = 0, HANGOVER_TOKENS
+        self._hangover, self._run, self._since = hangover, 0, hangover
 
     def push(self, samples: Float32[np.ndarray, "s"]) -> Bool[np.ndarray, "l"]:
         """For every token that these samples complete, whether somebody is speaking."""
@@ -34,5 +40,5 @@ class VoiceActivity:
 
     def _token(self, pcm: bytes) -> bool:
         self._run = self._run + 1 if self._detector.is_speech(pcm, SAMPLE_RATE) else 0
-        self._since = 0 if self._run >= ONSET_TOKENS else min(self._since + 1, HANGOVER_TOKENS)
-        return self._since < HANGOVER_TOKENS
+        self._since = 0 if self._run >= ONSET_TOKENS else min(self._since + 1, self._hangover)
+        return self._since < self._hangover

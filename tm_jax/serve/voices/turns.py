@@ -18,8 +18,8 @@ class TurnConfig:
 
     shortest: float = 0.2
     """Seconds of voice that make an utterance; less is a cough."""
-    pause: float = 0.2
-    """Seconds without voice that end an utterance, beside the 0.3 s for which voice activity holds on."""
+    pause: float = 0.5
+    """Seconds without voice that end an utterance."""
     longest: float = 30.0
     """Seconds after which an utterance is taken as it is."""
     before: float = 0.3
@@ -44,7 +44,7 @@ class Turns:
 
     def __init__(self, config: TurnConfig = TurnConfig()):
         self.config = config
-        self._activity = VoiceActivity()
+        self._activity = VoiceActivity(hangover=1)
         self._rest = np.zeros(0, np.float32)
         self._kept: list[np.ndarray] = []  # tokens of sound: of the utterance, or the moments before one
         self._voiced = self._silent = 0  # tokens
