@@ -270,8 +270,10 @@ class Server:
             now = time.monotonic()
             if peer.connection.connectionState == "connected":
                 seen = now
-            if now - seen > GONE_AFTER or now - begun > self._call_seconds:
+            too_long = now - begun > self._call_seconds
+            if too_long:
                 self._tell(peer, {"ended": "The call has reached its longest time."})
+            if too_long or now - seen > GONE_AFTER:
                 peer.call.hang_up()
                 return
 

@@ -9,7 +9,7 @@ turns speech into video and tells the voice how much of it was played when it is
 
 import dataclasses
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -62,6 +62,7 @@ class Trouble:
 Event = UserStarted | UserSaid | Thinking | Speech | Said | SpeechEnd | Trouble
 
 
+@runtime_checkable
 class Voice(Protocol):
     """One conversation; made by a `VoiceFactory` for each call."""
 

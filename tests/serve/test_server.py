@@ -1,0 +1,252 @@
+"""Calls over real WebRTC on loopback, and what the outside may not do."""
+
+import asyncio
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.audio.test_voice_activity import voice as speech
+from tm_jax.rates import SAMPLE_RATE
+from tm_jax.serve import limits
+from tm_jax.serve.limits import Gate, Rate, is_loopback
+from tm_jax.serve.live import Tick
+from tm_jax.serve.tracks import Picture, Sound, send
+
+
+def png(width: int, height: int) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(data, "PNG")
+    return data.getvalue()
+
+
+async def gone(server, seconds: float = 5.0) -> None:
+    """Waits until no call is left."""
+    for _ in range(int(seconds * 50)):
+        if not server.peers:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{len(server.peers)} calls are left")
+
+
+def test_a_call_has_picture_sound_states_and_captions(make_server, make_peer):
+    """The user speaks, the mirror answers with the same sound, and the picture hears it."""
+
+    async def run():
+        async with make_server() as (server, client):
+            microphone = Sound()
+            peer = make_peer(microphone)
+            await peer.call(client)
+            said = np.concatenate([np.zeros(SAMPLE_RATE // 2, np.float32), speech(0.8)])
+
+            async def talk():
+                ticks = -(-len(said) // 640) + 100
+                padded = np.pad(said, (0, 640 * ticks - len(said)))
+                for number in range(ticks):
+                    block = padded[640 * number : 640 * number + 640]
+                    send(Tick(np.zeros((2, 2, 3), np.uint8), block, 0, True), number, Picture(), microphone)
+                    await asyncio.sleep(0.04)
+
+            talking = asyncio.create_task(talk())
+            heard = []
+            for _ in range(250):
+                (packet,) = await peer.frames("audio", 1)
+                heard.append(np.abs(packet.to_ndarray().astype(np.float32)).mean())
+                if sum(level > 300 for level in heard) > 25:
+                    break
+            else:
+                raise AssertionError("the answer never came")
+            (frame,) = await peer.frames("video", 1)
+            assert (frame.width, frame.height) == (6, 4)
+            talking.cancel()
+            states = [json.loads(m)["state"] for m in peer.messages if "state" in json.loads(m)]
+            assert states[:2] in (["thinking", "speaking"], ["speaking"])
+            delays = next(json.loads(m)["delays"] for m in peer.messages if "delays" in m)
+            assert 0 <= delays["voice"] <= delays["answer"] < 3
+            async with client.get("/metrics") as response:
+                figures = await response.text()
+            assert "tm_sessions 1.0" in figures and "tm_answer_seconds_count 1.0" in figures
+            await peer.close()
+            await gone(server, 8.0)
+
+    asyncio.run(run())
+
+
+def test_calls_that_end_in_any_way_leave_nothing_behind(make_server, make_peer):
+    async def run():
+        async with make_server(capacity=4) as (server, client):
+            before = threading.active_count()
+            for how in ("hangup", "close", "message", "never connected", "hangup"):
+                peer = make_peer()
+                if how == "never connected":
+                    async with client.post("/offer", json=await peer.offer()) as response:
+                        assert response.status == 200
+                    await peer.close()
+                    await gone(server, 8.0)
+                    continue
+                name = await peer.call(client)
+                await peer.frames("video", 2)
+                if how == "hangup":
+                    async with client.post("/hangup", data=name) as response:
+                        assert response.status == 200
+                elif how == "message":
+                    while peer.channel.readyState != "open":
+                        await asyncio.sleep(0.02)
+                    peer.channel.send("hang up")
+                await gone(server) if how != "close" else None
+                await peer.close()
+                await gone(server, 8.0)
+            await asyncio.sleep(0.2)
+            assert [t.name for t in threading.enumerate() if t.name.startswith("tm_jax")] == []
+            assert threading.active_count() <= before + 4, "pool threads aside, nothing stays"
+            own = [task for task in asyncio.all_tasks() if "tm_jax/serve" in repr(task)]
+            assert own == []
+
+    asyncio.run(run())
+
+
+def test_the_next_caller_beyond_capacity_is_told_at_once_and_nobody_is_disturbed(make_server, make_peer):
+    async def run():
+        async with make_server(capacity=1) as (_, client):
+            first, second = make_peer(), make_peer()
+            name = await first.call(client)
+            await first.frames("video", 2)
+            async with client.post("/offer", json=await second.offer()) as response:
+                assert response.status == 503 and "busy" in await response.text()
+            await first.frames("video", 5)
+            async with client.post("/hangup", data=name) as response:
+                assert response.status == 200
+            await second.call(client)
+            await second.frames("video", 2)
+            await first.close()
+            await second.close()
+
+    asyncio.run(run())
+
+
+def test_a_callers_own_picture(make_server, make_peer):
+    async def run():
+        async with make_server() as (server, client):
+            async with client.post("/picture", data=png(300, 200)) as response:
+                assert response.status == 200
+                name = (await response.json())["picture"]
+            peer = make_peer()
+            await peer.call(client, picture=name)
+            assert next(iter(server.peers.values())).call.live.tick().frame.shape == (4, 6, 3)
+            await peer.close()
+
+    asyncio.run(run())
+
+
+ORIGIN = {"Origin": "http://evil.example"}
+HOSTILE = [
+    ("get", "/../../etc/passwd", {}, 404),
+    ("get", "/%2e%2e/%2e%2e/etc/passwd", {}, 404),
+    ("get", "/page/index.html", {}, 404),
+    ("get", "/app.js/..%2f..%2fserver.py", {}, 404),
+    ("post", "/", {}, 405),
+    ("get", "/offer", {}, 405),
+    ("post", "/offer", {"data": b""}, 400),
+    ("post", "/offer", {"data": b"\xff\xfe{"}, 400),
+    ("post", "/offer", {"data": b"[" * 60000}, 400),
+    ("post", "/offer", {"json": {"type": "answer", "sdp": ""}}, 400),
+    ("post", "/offer", {"json": {"type": "offer", "sdp": "v=0\r\nm=audio"}}, 400),
+    ("post", "/offer", {"json": {"type": "offer", "sdp": "\0" * 1000}}, 400),
+    ("post", "/offer", {"json": ["offer"]}, 400),
+    ("post", "/offer", {"json": {"type": "offer", "sdp": "", "picture": "nobody"}}, 404),
+    ("post", "/offer", {"data": b"x" * (limits.MOST_OFFER_BYTES + 1)}, 413),
+    ("post", "/offer", {"json": {"type": "offer", "sdp": ""}, "headers": ORIGIN}, 403),
+    ("post", "/picture", {"data": b"not a picture"}, 400),
+    ("post", "/picture", {"data": b""}, 400),
+    ("post", "/picture", {"data": png(300, 200)[:200]}, 400),
+    ("post", "/picture", {"data": b"x" * (limits.MOST_PICTURE_BYTES + 1)}, 413),
+    ("post", "/picture", {"data": png(20_000, 3_000)}, 400),
+    ("post", "/picture", {"data": png(30, 30), "headers": ORIGIN}, 403),
+    ("post", "/hangup", {"data": b"somebody"}, 404),
+    ("post", "/hangup", {"data": b"x" * 5000}, 413),
+    ("get", "/metrics", {"headers": {"Host": "rebound.example"}}, 403),
+]
+
+
+def test_hostile_requests_are_refused_one_by_one_and_calls_go_on(make_server, make_peer, monkeypatch):
+    monkeypatch.setattr(limits, "MOST_REQUESTS_A_SECOND", 10**6)
+
+    async def run():
+        async with make_server() as (server, client):
+            peer = make_peer()
+            await peer.call(client)
+            await peer.frames("video", 2)
+            for method, path, options, status in HOSTILE:
+                async with client.request(method, path, **options) as response:
+                    text = await response.text()
+                    assert response.status == status, (method, path, response.status, text)
+                    assert "Traceback" not in text and "/tmp" not in text
+                    assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert len(server.peers) == 1
+            await peer.frames("video", 5)
+            await peer.close()
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_requests_and_of_messages_is_bounded(make_server, make_peer):
+    async def run():
+        async with make_server() as (_, client):
+            peer = make_peer()
+            await peer.call(client)
+            await peer.frames("video", 2)
+            while peer.channel.readyState != "open":
+                await asyncio.sleep(0.02)
+            for _ in range(300):
+                peer.channel.send("x" * 3000)
+            statuses = []
+            for _ in range(3 * limits.MOST_REQUESTS_A_SECOND):
+                async with client.post("/hangup", data=b"nobody") as response:
+                    statuses.append(response.status)
+            assert 429 in statuses
+            await peer.frames("video", 5)
+            await peer.close()
+
+    asyncio.run(run())
+
+
+def test_another_host_needs_the_token(make_server):
+    async def run():
+        gate = Gate.made_for("0.0.0.0")
+        assert len(gate.token) > 20
+        async with make_server(gate=gate) as (_, client):
+            for path in ("/", "/app.js", "/style.css", "/healthz", "/portrait.png"):
+                async with client.get(path) as response:
+                    assert response.status == 200, path
+            for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": gate.token[:-1]}):
+                async with client.get("/metrics", headers=given) as response:
+                    assert response.status == 401
+            async with client.get("/metrics", headers={"Authorization": f"Bearer {gate.token}"}) as response:
+                assert response.status == 200
+
+    asyncio.run(run())
+
+
+def test_which_hosts_are_this_machine():
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "192.168.0.2", "example.com", "::")))
+
+
+def test_a_rate_counts_by_the_second(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
+    rate = Rate(2)
+    assert [rate.allow() for _ in range(3)] == [True, True, False]
+    now = 101.5
+    assert rate.allow()
+
+
+@pytest.mark.parametrize("path", ["index.html", "app.js", "style.css"])
+def test_the_page_fetches_nothing_from_elsewhere(path):
+    from tm_jax.serve.server import PAGE
+
+    text = (PAGE / path).read_text()
+    assert "http://" not in text and "https://" not in text and "//cdn" not in text
