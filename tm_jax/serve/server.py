@@ -216,8 +216,9 @@ class Server:
             await connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             if not microphone:
                 raise ValueError
-            connection.addTrack(picture)
-            connection.addTrack(sound)
+            senders = [connection.addTrack(picture), connection.addTrack(sound)]
+            # One stream for both, or the browser would not play them in step; aiortc has no public way to say it.
+            senders[0]._stream_id = senders[1]._stream_id
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception:
             raise web.HTTPBadRequest(text="That is no WebRTC offer with a microphone.") from None

@@ -103,9 +103,8 @@ async function begin() {
     mine.channel = connection.createDataChannel("call");
     mine.channel.onmessage = (event) => heed(mine, JSON.parse(event.data));
     connection.ontrack = (event) => {
-      const stream = new MediaStream([event.track]);
-      if (event.track.kind === "video") at("video").srcObject = stream;
-      else at("audio").srcObject = stream;
+      // Sound and picture come as one stream, so that the browser keeps them in step.
+      at("video").srcObject = event.streams[0];
     };
     connection.onconnectionstatechange = () => {
       if (["failed", "closed"].includes(connection.connectionState)) lost(mine);
@@ -155,7 +154,7 @@ function hangUp() {
   const mine = call;
   call = null;
   end(mine);
-  at("video").srcObject = at("audio").srcObject = null;
+  at("video").srcObject = null;
   at("mute").setAttribute("aria-pressed", "false");
   at("mute").textContent = "Mute";
   show("idle");
