@@ -1,10 +1,11 @@
 # make demo   a talking video from a shipped picture, a shipped voice and the shipped weights
+# make live   a page on which one talks with a drawn character
 # make test   every test
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: env demo test lint clean
+.PHONY: env demo live test lint clean
 
 # What streaming needs, and no more.
 .venv/.base: pyproject.toml
@@ -24,6 +25,13 @@ demo: .venv/.base
 	$(RUN) infer.py --image tm_jax/assets/anime.png --audio tm_jax/assets/speech.wav \
 	  --out out/demo.mp4 --frames-out out/demo.png
 	$(RUN) -m tm_jax.evaluation.watch --video out/demo.mp4 --truth tm_jax/assets/speech.json
+
+live: .venv/.live
+	$(RUN) -m tm_jax.serve
+
+.venv/.live: pyproject.toml .venv/.base
+	$(PIP) --no-compile --editable ".[live]"
+	touch $@
 
 test: env
 	$(RUN) -m ruff check .

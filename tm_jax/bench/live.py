@@ -102,7 +102,7 @@ MOUTH = "22, 38, 20, 12"
 
 
 def recording(arguments: Arguments, path: Path) -> None:
-    """The microphone's sound: a sentence, a pause, and so on; with interruptions every second one is short."""
+    """The microphone's sound: a sentence, a pause, and so on; every second may be short."""
     with wave.open(str(arguments.speech)) as file:
         if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (SAMPLE_RATE, 1, 2):
             raise InputError(f"{arguments.speech} is no 16 kHz mono 16-bit wav: convert it.")
@@ -209,6 +209,7 @@ async def measure(arguments: Arguments) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             recording(arguments, Path(folder) / "microphone.wav")
             async with Browser(address, Path(folder) / "microphone.wav") as browser:
+                await browser.until("Boolean(document.getElementById('call'))")
                 await browser.run("document.getElementById('call').click()")
                 await browser.until("document.getElementById('video').videoWidth > 0", 60.0)
                 await browser.run(INSTRUMENTS.replace("BOX", MOUTH))

@@ -216,9 +216,8 @@ class Server:
             await connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             if not microphone:
                 raise ValueError
-            senders = [connection.addTrack(picture), connection.addTrack(sound)]
-            # One stream for both, or the browser would not play them in step; aiortc has no public way to say it.
-            senders[0]._stream_id = senders[1]._stream_id
+            connection.addTrack(picture)
+            connection.addTrack(sound)
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception:
             raise web.HTTPBadRequest(text="That is no WebRTC offer with a microphone.") from None
