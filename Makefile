@@ -35,7 +35,7 @@ live: .venv/.live
 
 test: env
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --durations 20 --durations-min 5
 
 lint: env
 	$(RUN) -m ruff check --fix .
