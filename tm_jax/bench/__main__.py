@@ -13,6 +13,7 @@ from tm_jax.flags import Parser, parse
 BENCHMARKS = {
     "cache": "the causal step with its KV cache against the masked window without one",
     "pytorch": "our VAE and DiT against PyTorch's (diffusers), as a ratio",
+    "churn": "calls that are opened and dropped in every way, and what they leave behind",
     "live": "a call from a headless browser: delays, skew, frame rate, stalls",
     "loading": "a synthetic public checkpoint loaded by several processes, and the memory that it takes",
 }
