@@ -80,8 +80,8 @@ def _opened(source: Path) -> Any:
         # Only the newer form, a zip archive, can be mapped; the older is read whole.
         return torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
     except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|global:?) `?([\w.]+)", str(error))
-        what = f" (it asks for {asked[1]})" if asked else ""
+        refused = re.search(r"(?:GLOBAL|global:?) `?([\w.]+)", str(error))
+        what = f" (it asks for {refused[1]})" if refused else ""
         raise InputError(
             f"{source} holds more than tensors{what} and is refused, since that could run any code; "
             "take a file that holds the state dict alone, or the safetensors version"

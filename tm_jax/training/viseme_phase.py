@@ -52,8 +52,8 @@ def mouth_track(track: Track, offset: int, count: int) -> np.ndarray:
     columns = [MOTION.index(name) for name in MOUTH]
     moments = (np.arange(count) + offset) / TOKENS_PER_SECOND
     frames = np.arange(len(track.motion)) / FPS
-    told = [np.interp(moments, frames, track.motion[:, column]) for column in columns]
-    return np.stack(told, -1).astype(np.float32)
+    mouth = [np.interp(moments, frames, track.motion[:, column]) for column in columns]
+    return np.stack(mouth, -1).astype(np.float32)
 
 
 class Sounds:
@@ -67,8 +67,8 @@ class Sounds:
             track = world.truth(index, config.seconds)
             mel = front_end.tokens(track.audio)
             self.mel.append(np.pad(mel, ((model.past, 0), (0, 0))).astype(np.float16))
-            told = [mouth_track(track, offset, len(mel)) for offset in model.offsets]
-            self.mouth.append(np.stack(told, axis=1))
+            mouth = [mouth_track(track, offset, len(mel)) for offset in model.offsets]
+            self.mouth.append(np.stack(mouth, axis=1))
             self.speaking.append(np.repeat(track.mode, 2)[: len(mel)] == 1)
         self.pieces = (len(self.mouth[0]) - config.piece) // (config.piece // 2) + 1
 
@@ -120,8 +120,8 @@ def disturb(
     low, high = np.log(how.noise_range)
     tilt = -drawn(2, 0.0, 4.0) * jnp.linspace(-0.5, 0.5, count)[None, None, None, :]
     ripple = 0.3 * jax.random.normal(keys[3], bands.shape)
-    heard = drawn(4, 0.0, 1.0) < how.noisy
-    noise = jnp.where(heard, jnp.exp(drawn(5, low, high) + tilt + ripple), 0.0)
+    noisy = drawn(4, 0.0, 1.0) < how.noisy
+    noise = jnp.where(noisy, jnp.exp(drawn(5, low, high) + tilt + ripple), 0.0)
     return (jnp.log1p(power + noise) / config.scale).reshape(mel.shape)
 
 
@@ -150,8 +150,8 @@ class HearingPhase:
         self.config = config
         self.tx = make_optimizer(config.optim)
         self.sounds = Sounds(config.sounds, config.model)
-        told = np.concatenate(self.sounds.mouth)
-        self._mean, self._std = told.mean((0, 1)), told.std((0, 1))
+        mouth = np.concatenate(self.sounds.mouth)
+        self._mean, self._std = mouth.mean((0, 1)), mouth.std((0, 1))
         self._step = jax.jit(chex.assert_max_traces(self._update, n=1), donate_argnums=0)
         self._predict = jax.jit(lambda encoder, mel: encoder.mouths(encoder(mel)))
 
@@ -188,12 +188,12 @@ class HearingPhase:
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Mean correlation with the true opening over held-out voices, at each offset, while they speak."""
         sounds = Sounds(dataclasses.replace(self.config.sounds, split="heldout", count=24), self.config.model)
-        heard = np.asarray(self._predict(state.ema, np.stack(sounds.mel).astype(np.float32)))
+        predicted = np.asarray(self._predict(state.ema, np.stack(sounds.mel).astype(np.float32)))
         figures = {}
         for place, offset in enumerate(self.config.model.offsets):
             each = [
                 pearson(ours[speaking, place, 0], true[speaking, place, 0])
-                for ours, true, speaking in zip(heard, sounds.mouth, sounds.speaking, strict=True)
+                for ours, true, speaking in zip(predicted, sounds.mouth, sounds.speaking, strict=True)
                 if speaking.any()
             ]
             figures[f"r_opening_{offset:+d}"] = float(np.mean(each))
