@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from jaxtyping import Float
 from tqdm import tqdm
 
 from tm_jax.audio.front_end import AudioFrontEnd
@@ -27,7 +28,7 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
 from tm_jax.rates import LATENT_STRIDE
 
-FIELDS = ("latents", "reference", "mode", "face_mask")
+FIELDS = ("latents", "reference", "mode", "face_mask", "lids")
 """What a shard keeps of each EncodedVideo, beside its sound."""
 
 
@@ -75,6 +76,11 @@ def latent_mode(mode: np.ndarray, stride: int) -> np.ndarray:
     return np.concatenate([mode[:1], later.astype(mode.dtype)]).astype(np.int32)
 
 
+def latent_lids(blink: Float[np.ndarray, " t"], stride: int) -> Float[np.ndarray, " f"]:
+    """How far the eyes are shut at most in each latent frame."""
+    return np.concatenate([blink[:1], blink[1:].reshape(-1, stride).max(1)]).astype(np.float32)
+
+
 class VideoEncoder:
     """Encodes whole clips with one VAE and one audio front end; compiled once per clip length."""
 
@@ -96,6 +102,7 @@ class VideoEncoder:
             audio_tokens=self.front_end.tokens(clip.audio).astype(np.float16),
             mode=latent_mode(clip.mode, self.vae.config.temporal_stride),
             face_mask=np.asarray(face_mask(jnp.asarray([clip.face_box]), size, grid)[0]),
+            lids=latent_lids(clip.meta["blink"], self.vae.config.temporal_stride),
         )
 
 

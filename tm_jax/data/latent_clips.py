@@ -16,6 +16,9 @@ from jaxtyping import Float, Int
 from tm_jax.diffusion.conditions import latents_as_image_tokens
 from tm_jax.models.audio_adapter import window_indices
 
+BLINK = 0.5
+"""How far shut the eyes are in a blink."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
@@ -27,6 +30,8 @@ class ClipConfig:
     """Chunks a clip, the first one included."""
     contiguous: float = 0.5
     """Probability that the clip is taken without a gap."""
+    blinks: float = 0.0
+    """Probability that the clip's place is drawn among those that hold a blink, where the video has any."""
     audio_left: int = 8
     """Audio tokens a latent frame sees before its own eight."""
     audio_lookahead: int = 0
@@ -38,8 +43,9 @@ class ClipConfig:
     """Shape of the text tokens, which are zeros where a world has no prompts."""
 
     def __post_init__(self):
-        if not 0 <= self.contiguous <= 1:
-            raise ValueError(f"contiguous {self.contiguous}: a probability lies in 0 … 1")
+        for name in ("contiguous", "blinks"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: a probability lies in 0 … 1")
 
     @property
     def frames(self) -> int:
@@ -61,6 +67,8 @@ class EncodedVideo:
     """CLIP's features of the reference picture; None where its own latent serves."""
     text_tokens: Float[np.ndarray, "text text_width"] | None = None
     """The prompt's embedding without padding; None where there is no prompt."""
+    lids: Float[np.ndarray, " f"] | None = None
+    """How far the eyes are shut at most in each latent frame, 0 … 1; None where nobody knows."""
 
 
 def gather_tokens(
@@ -110,8 +118,16 @@ def conditioning_arrays(
     }
 
 
-def clip_frames(video_frames: int, config: ClipConfig, rng: np.random.Generator) -> Int[np.ndarray, " f"]:
+def clip_frames(
+    video_frames: int,
+    config: ClipConfig,
+    rng: np.random.Generator,
+    lids: Float[np.ndarray, " video_f"] | None = None,
+) -> Int[np.ndarray, " f"]:
     """Absolute latent frames of one clip of a video.
+
+    Args:
+        lids: how far the eyes are shut, for ``config.blinks``.
 
     Raises:
         ValueError: the video is shorter than a clip.
@@ -120,21 +136,28 @@ def clip_frames(video_frames: int, config: ClipConfig, rng: np.random.Generator)
     if last < 1:
         raise ValueError(f"a clip takes {config.frames} latent frames but the video has {video_frames}")
     first = 1 if rng.random() < config.contiguous else int(rng.integers(1, last + 1))
-    later = np.arange(first * config.chunk, (first + config.chunks - 1) * config.chunk)
+    length = (config.chunks - 1) * config.chunk
+    if config.blinks and lids is not None and rng.random() < config.blinks:
+        shut = np.lib.stride_tricks.sliding_window_view(lids, length)[config.chunk :: config.chunk].max(1)
+        places = 1 + np.flatnonzero(shut[:last] > BLINK)
+        first = int(rng.choice(places)) if len(places) else first
+    later = np.arange(first * config.chunk, first * config.chunk + length)
     return np.concatenate([np.arange(config.chunk), later])
 
 
 class LatentClips(grain.transforms.RandomMap):
-    """Cuts one random clip out of an encoded video: {"latents", "conditioning": {…}}."""
+    """Cuts one random clip out of an encoded video: {"latents", "lids", "conditioning": {…}}."""
 
     def __init__(self, config: ClipConfig):
         self.config = config
 
     def random_map(self, element: EncodedVideo, rng: np.random.Generator) -> dict:
         """One clip of the video, its place drawn from rng."""
-        frames = clip_frames(len(element.latents), self.config, rng)
+        lids = element.lids
+        frames = clip_frames(len(element.latents), self.config, rng, lids)
         return {
             "latents": np.asarray(element.latents)[frames].astype(np.float32),
+            "lids": np.zeros(len(frames), np.float32) if lids is None else lids[frames].astype(np.float32),
             "conditioning": conditioning_arrays(element, frames, self.config),
         }
 
