@@ -10,11 +10,15 @@ over a whole clip equal the streamed rollout wherever RoPE positions are not pin
     RoPE     0   3   6   9  12  15  18  18  18  …   previous chunk, once pinned: 15
 """
 
+import math
+
 import flax.struct
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
+from tm_jax.diffusion.noise import slow_matrix
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import ConditionCache, DiT
 from tm_jax.nn.cache import KVCache, roll
@@ -52,6 +56,24 @@ def init_stream(model: DiT, config: RolloutConfig, reference: Reference) -> Stre
     batch, _, height, width, _ = reference.conditioning.condition.shape
     empty = model.empty_cache(batch=batch, chunk=config.chunk, height=height, width=width)
     return StreamState(jnp.zeros((), jnp.int32), (empty,) * config.steps)
+
+
+def draw_noises(
+    key: PRNGKeyArray, config: RolloutConfig, chunks: int, shape: tuple[int, ...]
+) -> Float[Array, "steps chunks ..."]:
+    """Noise of a stream's first chunks as streaming draws it, in distribution, from a key of JAX.
+
+    Args:
+        shape: of one chunk's noise.
+    """
+    noises = jax.random.normal(key, (config.steps, chunks, *shape))
+    if not config.correlation:
+        return noises
+    weights = jnp.asarray(slow_matrix(chunks))
+    anchors = jax.random.normal(jax.random.fold_in(key, config.steps), (weights.shape[1], *shape))
+    slow = jnp.tensordot(weights, anchors, 1)
+    fresh = math.sqrt(1 - config.correlation) * noises[0]
+    return noises.at[0].set(fresh + math.sqrt(config.correlation) * slow)
 
 
 def chunk_steps(

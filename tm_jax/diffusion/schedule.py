@@ -33,6 +33,12 @@ class RolloutConfig:
     """Denoising steps, and network evaluations, a chunk."""
     schedule: Schedule = Schedule()
     """Noise levels are the schedule's: {1, shift(1/2)} in 2 steps."""
+    correlation: float = 0.0
+    """Correlation ρ of the noise at σ = 1 between neighbouring chunks, in training and streaming alike."""
+
+    def __post_init__(self):
+        if not 0 <= self.correlation < 1:
+            raise ValueError(f"correlation {self.correlation}: it lies from 0 to below 1")
 
     @property
     def sigmas(self) -> tuple[float, ...]:

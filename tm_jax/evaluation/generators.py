@@ -20,7 +20,7 @@ from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.data.encoded_videos import VideoEncoder
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
 from tm_jax.data.puppets.world import Clip
-from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.noise import chunk_noises, stream_noise
 from tm_jax.diffusion.rollout import generate_chunk, init_stream, make_reference
 from tm_jax.diffusion.sampler import SamplerConfig, sample
 from tm_jax.diffusion.schedule import RolloutConfig
@@ -102,6 +102,19 @@ class Truth:
     def __call__(self, held_out: HeldOut) -> Frames:
         """Unchanged."""
         return held_out.frames
+
+
+def held_still(held_out: HeldOut) -> Frames:
+    """The first frame of each clip, over and over: the control of all that moves."""
+    return np.repeat(held_out.frames[:, :1], held_out.frames.shape[1], axis=1)
+
+
+def latents_shuffled(held_out: HeldOut) -> Frames:
+    """True frames, the fours of frames that a latent makes in a wrong order: the control of borders."""
+    frames = held_out.frames
+    fours = 1 + np.arange(frames.shape[1] - 1).reshape(-1, 4)
+    order = np.concatenate([[0], *fours[np.random.default_rng(0).permutation(len(fours))]])
+    return frames[:, order]
 
 
 class Decoder:
@@ -227,7 +240,7 @@ class Streamer:
         reference, state = _begin(self.model, self.config, conditioning)
         for index in range(chunks):
             inputs = _conditioning(videos, first + index * size, self.clip)
-            noises = np.stack([_noise(seeds, index, step, shape) for step in range(self.config.steps)])
+            noises = np.stack([chunk_noises(seed, index, shape, self.config) for seed in seeds], axis=1)
             latents, state = _step(self.model, self.config, reference, state, noises, inputs)
             yield np.asarray(latents)
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Float32, PRNGKeyArray, UInt8
 
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.identity import draw_identity
-from tm_jax.evaluation.reader import TRACKS, Reader, ReaderConfig
+from tm_jax.evaluation.reader import TRACKS, Reader, ReaderConfig, true_tracks
 from tm_jax.evaluation.statistics import pearson
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
@@ -92,20 +92,6 @@ def draw_poses(rng: np.random.Generator, count: int) -> Float32[np.ndarray, "cou
         "breath": u(-1, 1, count),
     }
     return np.stack([columns[name] for name in MOTION], axis=1).astype(np.float32)
-
-
-def true_tracks(
-    motion: Float[np.ndarray, "t motion"], values: dict[str, float]
-) -> Float32[np.ndarray, "t tracks"]:
-    """What the reader should read from these motions; the head's place includes its resting place."""
-    column = lambda name: motion[:, MOTION.index(name)]
-    special = {
-        "eyes": 1 - column("blink"),
-        "x": column("x") + values["head_x"],
-        "y": column("y") + values["head_y"],
-    }
-    columns = [special[name] if name in special else column(name) for name in TRACKS]
-    return np.stack(columns, axis=1).astype(np.float32)
 
 
 class Faces:
