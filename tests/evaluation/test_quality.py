@@ -101,3 +101,15 @@ def test_velocity_energy_ignores_noise_and_sees_movement(rng):
 def test_ratios():
     assert quality.geometric_ratio(np.array([2.0, 0.5]), np.ones(2)) == pytest.approx(1)
     assert quality.mean_ratio(np.array([2.0, 0.5]), np.ones(4)) == pytest.approx(1.25)
+
+
+def test_borders_of_latents_are_told_from_those_of_chunks(clip):
+    still = np.repeat(clip[:1], 45, axis=0)
+    still[13:] += 5
+    found = quality.border(still, chunk=3)
+    assert found.at_latent > 0 and found.at_border == found.within == 0
+    still[9:] += 5
+    assert quality.border(still, chunk=3).at_border > 0
+    still[11:] += 5
+    assert quality.border(still, chunk=3).within > 0
+    assert quality.border(still, chunk=3, skip=[11]).within == 0

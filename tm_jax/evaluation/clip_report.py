@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tm_jax.data.puppets.world import PuppetWorld
+from tm_jax.data.puppets.world import Clip, PuppetWorld
 from tm_jax.evaluation import comparison, oracle, pictures
 from tm_jax.evaluation.comparison import Truth
 from tm_jax.evaluation.generators import (
@@ -17,11 +17,15 @@ from tm_jax.evaluation.generators import (
 )
 from tm_jax.evaluation.lip_sync import lip_sync
 from tm_jax.evaluation.measures import Measured, join, measure
-from tm_jax.evaluation.reader import Reader
+from tm_jax.evaluation.reader import Reader, true_tracks
 from tm_jax.evaluation.report import Figure
 from tm_jax.evaluation.statistics import pearson
 from tm_jax.evaluation.systems import Systems, held_out_batches
 
+CONTROLS = ("held still", "latents shuffled")
+"""Systems that show whether the measures of movement tell good from bad."""
+HIDDEN = ("random weights", "shuffled sound", *CONTROLS)
+"""Systems left out of the pictures."""
 SHOWN = 3
 """Clips whose frames are kept for the strips: one of each style."""
 LANGUAGE_CLIPS = 0.5
@@ -49,13 +53,16 @@ def clip_report(arguments, systems: Systems, out: Path) -> tuple[list[Figure], d
     figures = reader_figures(results)
     if "vae" in measured:
         figures += comparison.vae_figures(measured["vae"], real, truth)
+        figures += comparison.movement_controls(measured, real, truth)
     if "teacher" in measured or "student" in measured:
         regressor = train_oracle(arguments)
         read = None if regressor is None else oracle.predict(regressor, truth.audio, truth.opening.shape[1])
         figures += comparison.control_figures(truth, read)
         distances = comparison.distances_to_real(measured, real)
         figures += [
-            Figure(f"{name}: Fréchet", value) for name, value in distances.items() if name != "student"
+            Figure(f"{name}: Fréchet", value)
+            for name, value in distances.items()
+            if name not in ("student", *CONTROLS)
         ]
         for name in ("teacher", "untrained", "warm-up"):
             if name in measured:
@@ -89,10 +96,21 @@ def run(batches: Iterator[HeldOut], generators: dict[str, Generator], reader: Re
             parts.setdefault(name, []).append(measure(reader, frames, real, chunk=chunk, cuts=cuts))
             kept = shown.setdefault(name, [])
             kept.extend(frames[: max(0, SHOWN - len(kept))])
-        truths += [(clip.audio, clip.opening, clip.mode, clip.meta["language"]) for clip in held_out.clips]
-    audio, opening, mode, language = zip(*truths, strict=True)
-    truth = Truth(np.stack(audio), np.stack(opening).astype(np.float64), np.stack(mode), tuple(language))
+        truths += [_truth_of(clip) for clip in held_out.clips]
+    audio, opening, mode, language, tracks = zip(*truths, strict=True)
+    truth = Truth(
+        np.stack(audio),
+        np.stack(opening).astype(np.float64),
+        np.stack(mode),
+        tuple(language),
+        np.stack(tracks),
+    )
     return Results(truth, {name: join(pieces) for name, pieces in parts.items()}, shown)
+
+
+def _truth_of(clip: Clip) -> tuple:
+    tracks = true_tracks(clip.meta["motion"], clip.meta["parameters"])
+    return clip.audio, clip.opening, clip.mode, clip.meta["language"], tracks
 
 
 def _seams(generators: dict[str, Generator], frames: int) -> list[int]:
@@ -159,7 +177,7 @@ def _draw_bars(path: Path, measured: dict, real: Measured, truth: Truth, distanc
             **comparison.picture_ratios(one, real),
         }
         for name, one in measured.items()
-        if name not in ("random weights", "shuffled sound")
+        if name not in HIDDEN
     }
     wanted = {"sharpness": (0.85, 1.15), "flicker": (0.85, 1.15), "head motion": (0.8, 1.2)}
     wanted |= {"eye motion": (0.8, 1.2), "chunk borders": (0.0, 1.25), "lip-sync": (0.9, 1.0)}
@@ -167,10 +185,9 @@ def _draw_bars(path: Path, measured: dict, real: Measured, truth: Truth, distanc
 
 
 def _draw_clips(out: Path, results: Results) -> None:
-    hidden = ("random weights", "shuffled sound")
-    measured = {name: one.opening for name, one in results.measured.items() if name not in hidden}
+    measured = {name: one.opening for name, one in results.measured.items() if name not in HIDDEN}
     pictures.openings(out / "openings.png", results.truth.opening, measured, results.truth.mode)
     length = results.truth.opening.shape[1]
     moments = np.linspace(4, length - 5, 12).astype(int)
-    shown = {name: frames for name, frames in results.frames.items() if name not in hidden}
+    shown = {name: frames for name, frames in results.frames.items() if name not in HIDDEN}
     pictures.strips(out / "frames.png", shown, moments)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int
 
+from tm_jax.evaluation import movement
 from tm_jax.evaluation.drift import Drift
 from tm_jax.evaluation.features import RealClips
 from tm_jax.evaluation.lip_sync import LipSync, audio_envelope, lip_sync
@@ -24,6 +25,8 @@ class Truth:
     opening: Float[np.ndarray, "n t"]
     mode: Int[np.ndarray, "n t"]
     language: tuple[str, ...]
+    tracks: Float[np.ndarray, "n t tracks"]
+    """What the reader should read."""
 
 
 def sync_of(measured: Measured, truth: Truth) -> LipSync:
@@ -69,7 +72,9 @@ def picture_ratios(measured: Measured, real: Measured) -> dict[str, float]:
         name: geometric_ratio(measured.pictures[name], real.pictures[name])
         for name in ("sharpness", "motion", "flicker")
     }
-    jumps = lambda m: m.pictures["at_border"].mean() / max(m.pictures["inside"].mean(), 1e-12)
+    steps = lambda m, at, of: m.pictures[at].mean() / max(m.pictures[of].mean(), 1e-12)
+    jumps = lambda m: steps(m, "at_border", "inside")
+    latents = lambda m: steps(m, "at_latent", "within")
     return {
         **paired,
         "head motion": mean_ratio(measured.head, real.head),
@@ -77,7 +82,65 @@ def picture_ratios(measured: Measured, real: Measured) -> dict[str, float]:
         "blink rate": mean_ratio(measured.blinks_a_minute(), real.blinks_a_minute()),
         "head spread": mean_ratio(measured.head_spread(), real.head_spread()),
         "chunk borders": float(jumps(measured) / jumps(real)),
+        "latent borders": float(latents(measured) / latents(real)),
     }
+
+
+def movement_ratios(measured: Measured, real: Measured, truth: Truth) -> dict[str, float]:
+    """Head, lids and gaze by band against real, less the reader's error but above 2 Hz; half-shut lids."""
+    ours, theirs, error = measured.band_energies(), real.band_energies(), real.reading_errors(truth.tracks)
+    shakes = "head above 2 Hz"
+    ratios = {
+        name: movement.less_error(ours[name], theirs[name], error[name]) for name in ours if name != shakes
+    }
+    return {
+        **ratios,
+        shakes: mean_ratio(ours[shakes], theirs[shakes]),
+        "half-shut lids": measured.half_lids(),
+    }
+
+
+WANTED = {
+    "lids": (0.7, 1.3),
+    "gaze": (0.8, 1.2),
+    "head below 2 Hz": (0.8, 1.2),
+    "head above 2 Hz": (None, 1.3),
+}
+"""Least and most of a student's movement ratios."""
+
+
+def movement_figures(
+    name: str, measured: Measured, real: Measured, truth: Truth, *, targets: bool = False
+) -> list[Figure]:
+    """The movement ratios of one system."""
+    error = real.reading_errors(truth.tracks)["head above 2 Hz"].mean()
+    share = error / max(real.band_energies()["head above 2 Hz"].mean(), 1e-12)
+    notes = {
+        "head above 2 Hz": f"against real, of which {share:.0%} is the reader's error",
+        "half-shut lids": f"share of the lids' closings; real as read {real.half_lids():.2f}",
+    }
+    figures = []
+    for key, value in movement_ratios(measured, real, truth).items():
+        least, most = WANTED.get(key, (None, None)) if targets else (None, None)
+        note = notes.get(key, "against real, less the reader's error")
+        figures.append(Figure(f"{name}: {key}", value, least=least, most=most, note=note))
+    return figures
+
+
+def movement_controls(measured: dict[str, Measured], real: Measured, truth: Truth) -> list[Figure]:
+    """A picture held still must have no movement, and latents in the wrong order must jump and shake."""
+    still = movement_ratios(measured["held still"], real, truth)
+    shuffled = movement_ratios(measured["latents shuffled"], real, truth)
+    jumps = picture_ratios(measured["latents shuffled"], real)
+    most = lambda key: Figure(f"held still: {key}", still[key], most=0.2, note="control")
+    return [
+        *(most(key) for key in ("lids", "gaze", "head below 2 Hz")),
+        Figure("latents shuffled: head above 2 Hz", shuffled["head above 2 Hz"], least=1.5, note="control"),
+        *(
+            Figure(f"latents shuffled: {key}", jumps[key], least=1.5, note="control")
+            for key in ("chunk borders", "latent borders")
+        ),
+    ]
 
 
 def vae_figures(measured: Measured, real: Measured, truth: Truth) -> list[Figure]:
@@ -98,6 +161,10 @@ def vae_figures(measured: Measured, real: Measured, truth: Truth) -> list[Figure
         within("vae: motion", ratios["motion"], 0.1),
         within("vae: sharpness", ratios["sharpness"], 0.1),
         Figure("vae: flicker", ratios["flicker"], note="against real"),
+        Figure("vae: blink rate", ratios["blink rate"], note="against real"),
+        Figure("vae: chunk borders", ratios["chunk borders"], note="of the true clip's ratio"),
+        Figure("vae: latent borders", ratios["latent borders"], note="of the true clip's ratio"),
+        *movement_figures("vae", measured, real, truth),
     ]
 
 
@@ -140,6 +207,8 @@ def student_figures(
         Figure("student: blink rate", ratios["blink rate"], note="against real"),
         Figure("student: head spread", ratios["head spread"], note="against real"),
         Figure("student: chunk borders", ratios["chunk borders"], most=1.25, note="of the true clip's ratio"),
+        Figure("student: latent borders", ratios["latent borders"], note="of the true clip's ratio"),
+        *movement_figures("student", student, real, truth, targets=True),
         *listening_figures("student", student, real, truth),
         Figure("student: Fréchet", distances["student"], most=ceiling, note="1.15 × teacher"),
     ]
@@ -160,7 +229,8 @@ def system_figures(name: str, measured: Measured, real: Measured, truth: Truth) 
     ratios = picture_ratios(measured, real)
     least = 0.92 if name == "teacher" else None
     figures = sync_figures(name, sync_of(measured, truth), least=least, controls=name == "teacher")
-    return figures + [Figure(f"{name}: {key}", value, note="against real") for key, value in ratios.items()]
+    figures += [Figure(f"{name}: {key}", value, note="against real") for key, value in ratios.items()]
+    return figures + movement_figures(name, measured, real, truth)
 
 
 def language_figures(system: LipSync, oracle: LipSync, languages: tuple[str, ...]) -> list[Figure]:

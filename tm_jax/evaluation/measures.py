@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from tm_jax.evaluation import quality
-from tm_jax.evaluation.reader import EYES, HEAD, Reader, Reading, read
+from tm_jax.evaluation import movement, quality
+from tm_jax.evaluation.reader import EYES, GAZE, HEAD, Reader, Reading, read
 
-PICTURE_MEASURES = ("psnr", "sharpness", "motion", "flicker", "at_border", "inside")
+PICTURE_MEASURES = ("psnr", "sharpness", "motion", "flicker", "at_border", "at_latent", "within", "inside")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Measured:
 
     reading: Reading
     pictures: dict[str, Float[np.ndarray, " n"]]
-    """Per clip: psnr, sharpness, motion, flicker, and frame differences at chunk borders and inside."""
+    """Per clip: psnr, sharpness, motion, flicker, and frame differences at borders (`quality.Border`)."""
     cuts: tuple[int, ...]
     """Frames at which a new piece begins; nothing that compares frames reaches across."""
 
@@ -31,6 +31,33 @@ class Measured:
         """Motion energy of some tracks in each clip: ``HEAD`` or ``EYES``."""
         tracks = self.reading.standard(names)
         return np.array([_over_pieces(quality.velocity_energy, clip, self.cuts) for clip in tracks])
+
+    def band_energies(self) -> dict[str, Float[np.ndarray, " n"]]:
+        """Energy of each clip's head below and above 2 Hz, of its lids and of its gaze."""
+        return self._band_energies(self.reading)
+
+    def reading_errors(self, true: Float[np.ndarray, "n t tracks"]) -> dict[str, Float[np.ndarray, " n"]]:
+        """The same of the reader's error, where these are readings of true frames and their true tracks."""
+        gap = dataclasses.replace(self.reading, tracks=self.reading.tracks - true)
+        return self._band_energies(gap)
+
+    def _band_energies(self, tracks: Reading) -> dict[str, Float[np.ndarray, " n"]]:
+        eyes = self.reading.track("eyes")
+        held = [movement.held_over_blinks(*clip) for clip in zip(tracks.standard(GAZE), eyes, strict=True)]
+        bands = {
+            "head below 2 Hz": (tracks.standard(HEAD), movement.SLOW),
+            "head above 2 Hz": (tracks.standard(HEAD), movement.FAST),
+            "lids": (tracks.standard(("eyes",)), movement.LIDS),
+            "gaze": (np.stack(held), movement.GAZE),
+        }
+        return {
+            name: np.array([movement.band_energy(clip, band, self.cuts) for clip in clips])
+            for name, (clips, band) in bands.items()
+        }
+
+    def half_lids(self) -> float:
+        """Share of the lids' closings that never shut the eye."""
+        return movement.half_lids(self.reading.track("eyes"))
 
     @property
     def head(self) -> Float[np.ndarray, " n"]:
@@ -96,6 +123,8 @@ def measure(
                 _over_pieces(quality.motion, ours, cuts),
                 _over_pieces(quality.flicker, ours, cuts),
                 border.at_border,
+                border.at_latent,
+                border.within,
                 border.inside,
             )
         )

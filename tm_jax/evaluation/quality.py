@@ -53,32 +53,37 @@ def psnr(frames: Shaped[np.ndarray, "t y x 3"], truth: Shaped[np.ndarray, "t y x
 
 @dataclasses.dataclass(frozen=True)
 class Border:
-    """Mean frame-to-frame differences at chunk borders and inside chunks."""
+    """Mean frame-to-frame differences at borders of chunks, at borders of other latents, within latents."""
 
     at_border: float
+    at_latent: float
+    within: float
     inside: float
+    """Everywhere but at chunk borders."""
 
     @property
     def ratio(self) -> float:
-        """How much larger the jump at a border is."""
+        """How much larger the jump at a chunk border is than the steps inside chunks."""
         return self.at_border / max(self.inside, 1e-12)
 
 
 def border(frames: Shaped[np.ndarray, "t y x 3"], chunk: int = 3, skip: Sequence[int] = ()) -> Border:
-    """Frame differences at the borders of chunks of ``chunk`` latent frames.
+    """Frame differences at the borders of chunks of ``chunk`` latent frames, and of their latents.
 
-    The first chunk holds 4·chunk − 3 pixel frames, every later one 4·chunk.  The step into each frame of
-    ``skip`` counts on neither side.
+    The first chunk holds 4·chunk − 3 pixel frames, every later one 4·chunk; the first latent one, every later
+    one four.  The step into each frame of ``skip`` counts nowhere.
     """
     steps = np.abs(np.diff(luma(frames), axis=0)).mean((1, 2))
     first_of_chunk = np.arange(4 * chunk - 3, len(frames), 4 * chunk)
-    at_border = np.zeros(len(steps), bool)
+    at_border, at_latent = np.zeros(len(steps), bool), np.zeros(len(steps), bool)
     at_border[first_of_chunk - 1] = True
+    at_latent[::4] = True
     counted = np.ones(len(steps), bool)
     counted[np.asarray(skip, int) - 1] = False
+    groups = (at_border, at_latent & ~at_border, ~at_latent, ~at_border)
     if not (at_border & counted).any():
-        return Border(float("nan"), float("nan"))
-    return Border(float(steps[at_border & counted].mean()), float(steps[~at_border & counted].mean()))
+        return Border(*[float("nan")] * len(groups))
+    return Border(*(float(steps[group & counted].mean()) for group in groups))
 
 
 def velocity_energy(track: Float[np.ndarray, "t *k"]) -> float:

@@ -14,15 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Float32, Shaped
 
+from tm_jax.data.puppets.draw import MOTION
 from tm_jax.errors import InputError
 
 TRACKS = ("opening", "width", "eyes", "gaze_x", "gaze_y", "x", "y", "angle", "yaw", "pitch")
 """Opening 0 … 1, width −1 … 1, eyes 0 shut … 1 open, gaze −1 … 1, place of the head in half pictures, its
 angle in radians, its turn −1 … 1."""
 HEAD = ("x", "y", "angle")
-EYES = ("eyes", "gaze_x", "gaze_y")
+GAZE = ("gaze_x", "gaze_y")
+EYES = ("eyes", *GAZE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,20 @@ def _average_down(frames: Array, size: int) -> Array:
             "give frames whose sides are multiples of it"
         )
     return frames.reshape(batch, size, height // size, size, width // size, colours).mean((2, 4))
+
+
+def true_tracks(
+    motion: Float[np.ndarray, "t motion"], values: dict[str, float]
+) -> Float32[np.ndarray, "t tracks"]:
+    """What the reader should read from these motions; the head's place includes its resting place."""
+    column = lambda name: motion[:, MOTION.index(name)]
+    special = {
+        "eyes": 1 - column("blink"),
+        "x": column("x") + values["head_x"],
+        "y": column("y") + values["head_y"],
+    }
+    columns = [special[name] if name in special else column(name) for name in TRACKS]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

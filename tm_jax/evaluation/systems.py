@@ -21,6 +21,8 @@ from tm_jax.evaluation.generators import (
     Streamer,
     TeacherSampler,
     clip_frames,
+    held_still,
+    latents_shuffled,
     with_shuffled_sound,
 )
 from tm_jax.evaluation.reader import Reader, ReaderConfig
@@ -92,7 +94,11 @@ class Systems:
         arguments, what = self.arguments, self.arguments.what
         if what == "reader":
             return {}
-        found: dict[str, Generator] = {"vae": Reconstruction(self.vae)}
+        found: dict[str, Generator] = {
+            "vae": Reconstruction(self.vae),
+            "held still": held_still,
+            "latents shuffled": latents_shuffled,
+        }
         has_teacher = arguments.teacher.exists()
         if what == "teacher" or (what in ("student", "all") and has_teacher):
             teacher = self.model(arguments.teacher)

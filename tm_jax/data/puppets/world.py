@@ -70,8 +70,8 @@ class Clip:
     style: str
     """One of `identity.STYLES`."""
     meta: dict
-    """Identity, voice, language, texts; per frame: head_x, head_y (pixels), head_angle (radians), yaw, pitch,
-    blink, gaze_x, gaze_y, brow, mouth_width, mouth_rounding."""
+    """Identity, voice, language, texts; per frame: motion (columns `draw.MOTION`), head_x, head_y (pixels),
+    head_angle (radians), yaw, pitch, blink, gaze_x, gaze_y, brow, mouth_width, mouth_rounding."""
 
 
 def frame_count(seconds: float) -> int:
@@ -170,6 +170,7 @@ class PuppetWorld:
             meta=track.meta
             | {
                 "identity": index,
+                "motion": track.motion[part],
                 "parameters": who.values,
                 "head_x": (1 + who.values["head_x"] + moves["x"]) * half,
                 "head_y": (1 + who.values["head_y"] + moves["y"]) * half,
