@@ -30,7 +30,8 @@ def test_neighbours_correlate_at_the_first_step_alone_and_what_is_far_apart_does
 
 def test_training_draws_the_same_correlations_as_streaming(getkey):
     config = RolloutConfig(correlation=RHO)
-    drawn = np.asarray(draw_noises(getkey(), config, TURN + 4, SHAPE)).reshape(2, TURN + 4, -1)
+    drawn = draw_noises(getkey(), config, (1, (TURN + 4) * 3, *SHAPE[1:]))
+    drawn = np.asarray(drawn).reshape(2, TURN + 4, -1)
     weights = slow_matrix(TURN + 4)
     wanted = RHO * weights @ weights.T + (1 - RHO) * np.eye(TURN + 4)
     assert np.allclose(np.corrcoef(drawn[0]), wanted, atol=0.08)
@@ -46,6 +47,6 @@ def test_a_correlation_of_one_is_refused():
 
 def test_the_key_decides(getkey):
     config, key = RolloutConfig(correlation=RHO), getkey()
-    once, again = (draw_noises(key, config, 3, (2, 2)) for _ in range(2))
-    assert np.array_equal(once, again)
-    assert not np.array_equal(once, draw_noises(jax.random.fold_in(key, 1), config, 3, (2, 2)))
+    once, again = (draw_noises(key, config, (2, 6, 1, 1, 4)) for _ in range(2))
+    assert once.shape == (2, 2, 6, 1, 1, 4) and np.array_equal(once, again)
+    assert not np.array_equal(once, draw_noises(jax.random.fold_in(key, 1), config, (2, 6, 1, 1, 4)))

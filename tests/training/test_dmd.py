@@ -32,7 +32,9 @@ def batch(tmp_path):
     rng = np.random.default_rng(1)
     clean = rng.normal(size=(2, 21, 2, 2, 4)).astype(np.float16)
     save_file({"clean": clean}, tmp_path / "pairs")
-    pairs = OdePairs(np.array([0, 1]), np.stack([np.arange(21)] * 2), (tmp_path / "pairs",), 2, seed=0)
+    pairs = OdePairs(
+        np.array([0, 1]), np.stack([np.arange(21)] * 2), (tmp_path / "pairs",), 2, 0, RolloutConfig()
+    )
     experiment = experiment_in(Path("unused"))
     transform = PairedClips(experiment, world, pairs)
     elements = [transform.random_map(video, np.random.default_rng(i)) for i, video in enumerate(world)]

@@ -59,19 +59,21 @@ def init_stream(model: DiT, config: RolloutConfig, reference: Reference) -> Stre
 
 
 def draw_noises(
-    key: PRNGKeyArray, config: RolloutConfig, chunks: int, shape: tuple[int, ...]
-) -> Float[Array, "steps chunks ..."]:
-    """Noise of a stream's first chunks as streaming draws it, in distribution, from a key of JAX.
+    key: PRNGKeyArray, config: RolloutConfig, shape: tuple[int, int, int, int, int]
+) -> Float[Array, "steps b f h w c"]:
+    """Noise of the beginnings of streams, distributed as streaming draws it, from a key of JAX.
 
     Args:
-        shape: of one chunk's noise.
+        shape: of the latents, [b f h w c] in whole chunks.
     """
-    noises = jax.random.normal(key, (config.steps, chunks, *shape))
+    noises = jax.random.normal(key, (config.steps, *shape))
     if not config.correlation:
         return noises
-    weights = jnp.asarray(slow_matrix(chunks))
-    anchors = jax.random.normal(jax.random.fold_in(key, config.steps), (weights.shape[1], *shape))
-    slow = jnp.tensordot(weights, anchors, 1)
+    batch, frames, *rest = shape
+    weights = jnp.asarray(slow_matrix(frames // config.chunk))
+    anchors = (batch, weights.shape[1], config.chunk, *rest)
+    anchors = jax.random.normal(jax.random.fold_in(key, config.steps), anchors)
+    slow = jnp.einsum("ka,ba...->bk...", weights, anchors).reshape(shape)
     fresh = math.sqrt(1 - config.correlation) * noises[0]
     return noises.at[0].set(fresh + math.sqrt(config.correlation) * slow)
 

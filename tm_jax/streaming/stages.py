@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tm_jax.audio.chunking import AudioChunker, ChunkAudio
-from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.noise import chunk_noises
 from tm_jax.rates import SAMPLES_PER_FRAME
 from tm_jax.streaming.backend import Backend
 from tm_jax.streaming.channel import Channel, Closed
@@ -40,7 +38,7 @@ def denoise_stage(
     """
     rollout = backend.rollout
     shape = (1, rollout.chunk, *backend.latent_shape)
-    draw = lambda chunk: np.stack([stream_noise(seed, chunk, step, shape) for step in range(rollout.steps)])
+    draw = lambda chunk: chunk_noises(seed, chunk, shape, rollout)
     state, noises, pushed = backend.begin(reference), draw(0), time.perf_counter()
     while True:
         chunk, pushed = _next_chunk(chunker, inbox, output, pushed)

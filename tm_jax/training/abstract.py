@@ -90,6 +90,12 @@ def conditioning_shapes(
     }
 
 
+def clip_shapes(model: DiTConfig, clip: ClipConfig, grid: tuple[int, int], conditioning: dict) -> dict:
+    """What `data.latent_clips.LatentClips` gives."""
+    lids = jax.ShapeDtypeStruct((clip.frames,), jnp.float32)
+    return {"latents": latent_shapes(model, clip, grid), "lids": lids, "conditioning": conditioning}
+
+
 def latent_shapes(model: DiTConfig, clip: ClipConfig, grid: tuple[int, int]) -> jax.ShapeDtypeStruct:
     """The latents of one training clip."""
     return jax.ShapeDtypeStruct((clip.frames, *grid, model.out_channels), jnp.float32)

@@ -26,6 +26,9 @@ class FlowMatchingLoss:
     mouth: float | None = None
     """Weight of the cells where the mouth is, the middle of the mask's lower half; None for the face's.
     Little of a picture depends on the voice, and this is where it shows."""
+    blink: float | None = None
+    """Weight of the cells where the eyes are, in latent frames in which they shut; None for the face's.
+    Blinks are rare and small: a hundredth of the loss without it."""
     low: float = 0.0
     """Noise level below which errors count as those of the clean latent do: an error of the velocity weighs
     (σ/low)².  0 for all alike."""
@@ -48,16 +51,27 @@ def drop_conditions(
     )
 
 
-def mouth_mask(face_mask: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
-    """1 in the lower half and the middle three fifths of the face mask, which is a box; 0 elsewhere."""
+def _part(
+    face_mask: Float[Array, "b h w"], rows: tuple[float, float], columns: tuple[float, float]
+) -> Float[Array, "b h w"]:
+    """1 in a part of the face mask, which is a box, given by shares of its height and width; 0 elsewhere."""
 
     def within(inside: Float[Array, "b n"], low: float, high: float) -> Float[Array, "b n"]:
         place = (jnp.cumsum(inside, axis=1) - 0.5) / jnp.maximum(inside.sum(1, keepdims=True), 1)
         return inside * (place > low) * (place < high)
 
-    rows = within(face_mask.max(axis=2), 0.5, 1.0)
-    columns = within(face_mask.max(axis=1), 0.2, 0.8)
-    return rows[:, :, None] * columns[:, None, :]
+    tall, wide = within(face_mask.max(axis=2), *rows), within(face_mask.max(axis=1), *columns)
+    return tall[:, :, None] * wide[:, None, :]
+
+
+def mouth_mask(face_mask: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
+    """1 in the lower half and the middle three fifths of the face mask; 0 elsewhere."""
+    return _part(face_mask, (0.5, 1.0), (0.2, 0.8))
+
+
+def eye_mask(face_mask: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
+    """1 in the second quarter from above and the middle seven tenths of the face mask; 0 elsewhere."""
+    return _part(face_mask, (0.25, 0.5), (0.15, 0.85))
 
 
 def cell_weight(
@@ -68,6 +82,13 @@ def cell_weight(
     if mouth is not None:
         weight = weight + (mouth - face) * mouth_mask(face_mask)
     return weight[:, None, :, :, None]
+
+
+def blink_weight(
+    face_mask: Float[Array, "b h w"], lids: Float[Array, "b f"], face: float, blink: float
+) -> Float[Array, "b f h w 1"]:
+    """What is added to ``cell_weight`` in the cells of the eyes, the more the further they are shut."""
+    return (blink - face) * (lids[:, :, None, None] * eye_mask(face_mask)[:, None])[..., None]
 
 
 def weighted_mean_square(
@@ -93,6 +114,8 @@ class NoisedClip:
     sigma: Any
     """[b], the noise level of each clip."""
     conditioning: Conditioning
+    lids: Any = None
+    """[b f], how far the eyes are shut, where a loss weighs that."""
 
     @property
     def noisy(self) -> Latents:
@@ -101,20 +124,35 @@ class NoisedClip:
 
 
 def velocity_loss(
-    model: DiT, clip: NoisedClip, *, pattern: AttentionPattern, face: float, mouth: float | None, low: float
+    model: DiT,
+    clip: NoisedClip,
+    *,
+    pattern: AttentionPattern,
+    face: float,
+    mouth: float | None,
+    low: float,
+    blink: float | None = None,
 ) -> Float[Array, ""]:
     """Mean squared error of the predicted velocity, weighted by cell and by noise level."""
     predicted = model(clip.noisy, clip.sigma, clip.conditioning, pattern=pattern)
     error = level_weight(clip.sigma, low) * (predicted.astype(jnp.float32) - velocity(clip.clean, clip.noise))
-    return weighted_mean_square(error, clip.conditioning.face_mask, face, mouth)
+    box = clip.conditioning.face_mask
+    if blink is None:
+        return weighted_mean_square(error, box, face, mouth)
+    weight = cell_weight(box, face, mouth) + blink_weight(box, clip.lids, face, blink)
+    return jnp.mean(weight * jnp.square(error))
 
 
 def draw_clip(
-    clean: Latents, conditioning: Conditioning, key: PRNGKeyArray, terms: FlowMatchingLoss
+    clean: Latents,
+    lids: Float[Array, "b f"],
+    conditioning: Conditioning,
+    key: PRNGKeyArray,
+    terms: FlowMatchingLoss,
 ) -> NoisedClip:
     """One noise level per clip and its noise; some conditions are dropped."""
     sigma_key, noise_key, drop_key = jax.random.split(key, 3)
     sigma = sample_sigma(terms.schedule, sigma_key, clean.shape[0])
     noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
     conditioning = drop_conditions(conditioning, drop_key, audio=terms.drop_audio, text=terms.drop_text)
-    return NoisedClip(clean, noise, sigma, conditioning)
+    return NoisedClip(clean, noise, sigma, conditioning, lids)

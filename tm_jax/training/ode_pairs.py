@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from tm_jax.data.latent_clips import ClipConfig, clip_frames, conditioning_arrays
-from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.noise import clip_noises
 from tm_jax.diffusion.sampler import SamplerConfig, sample
+from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.sharding import AnyMesh, ShardingRules, batch_axes, batch_sharding, local_rows, shard
@@ -40,9 +41,18 @@ class PairsConfig:
     """Seed of the noise and of the choice of clips."""
 
 
+def pair_noise(
+    seed: int, index: int, shape: tuple[int, ...], rollout: RolloutConfig
+) -> Float[np.ndarray, "f h w c"]:
+    """The noise of pair ``index``: that of a stream of its own at σ = 1, as the student will be given it."""
+    once = dataclasses.replace(rollout, steps=1)
+    chunk = (rollout.chunk, *shape[1:])
+    return clip_noises(seed + ((index + 1) << 64), shape[0] // rollout.chunk, chunk, once)[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class OdePairs:
-    """Cached pairs: clip i is ``frames[i]`` of video ``video[i]``, sampled from noise number i.
+    """Cached pairs: clip i is ``frames[i]`` of video ``video[i]``, sampled from its ``pair_noise``.
 
     The samples stay in their files and are read one at a time.
     """
@@ -53,6 +63,7 @@ class OdePairs:
     """Samples in order, ``per_file`` in each."""
     per_file: int
     seed: int
+    rollout: RolloutConfig
 
     def clean(self, index: int) -> Float[np.ndarray, "f h w c"]:
         """The teacher's sample of pair ``index``."""
@@ -64,7 +75,7 @@ class OdePairs:
         """{"noise", "clean", "conditioning"} of one pair."""
         clean = self.clean(index)
         return {
-            "noise": stream_noise(self.seed, index, 0, clean.shape),
+            "noise": pair_noise(self.seed, index, clean.shape, self.rollout),
             "clean": clean,
             "conditioning": conditioning_arrays(videos[self.video[index]], self.frames[index], clip),
         }
@@ -96,6 +107,7 @@ def make_pairs(
     videos: Videos,
     clip: ClipConfig,
     config: PairsConfig,
+    rollout: RolloutConfig,
     folder: Path,
     rules: ShardingRules,
 ) -> OdePairs:
@@ -107,7 +119,8 @@ def make_pairs(
     Args:
         teacher: gives the teacher, once there is something to sample.
         run: ``sample_pairs``, compiled.
-        folder: it must belong to this teacher and these videos.
+        rollout: says how the noise of a clip's chunks is drawn.
+        folder: it must belong to this teacher, these videos and this noise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed)
@@ -122,7 +135,7 @@ def make_pairs(
 
     def element(row: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         video = videos[choice[row]]
-        noise = stream_noise(config.seed, row, 0, (clip.frames, *video.latents.shape[1:]))
+        noise = pair_noise(config.seed, row, (clip.frames, *video.latents.shape[1:]), rollout)
         return conditioning_arrays(video, frames[row], clip), noise
 
     with tqdm(total=config.count, desc="sampling the teacher's pairs", unit="clip", disable=silent) as bar:
@@ -137,7 +150,7 @@ def make_pairs(
                     if not path.exists():
                         _write(path, clean)
             bar.update(len(rows))
-    return OdePairs(choice, frames, tuple(paths), config.batch, config.seed)
+    return OdePairs(choice, frames, tuple(paths), config.batch, config.seed, rollout)
 
 
 def _sample_rows(

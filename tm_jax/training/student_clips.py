@@ -21,7 +21,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
-from tm_jax.diffusion.rollout import chunk_steps, init_stream, make_reference, parallel_steps
+from tm_jax.diffusion.rollout import (
+    chunk_steps,
+    draw_noises,
+    init_stream,
+    make_reference,
+    parallel_steps,
+)
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import SparseCausal, positions
@@ -101,7 +107,7 @@ def own_clip(
 ) -> StudentClip:
     """The student's own rollout from fresh noise, stopped at denoising step ``step``."""
     latents = batch["clip"]["latents"]
-    noises = jax.random.normal(key, (rollout.steps, *latents.shape), latents.dtype)
+    noises = draw_noises(key, rollout, latents.shape)
 
     def make(part: tuple) -> StudentClip:
         noises, conditioning = jnp.moveaxis(part[0], 1, 0), Conditioning(**part[1])
@@ -141,7 +147,8 @@ def long_clip(
     size, shape = rollout.chunk, batch["clip"]["latents"].shape
     stream = batch["stream"]["conditioning"]
     count, last = stream["mode"].shape[1] // size, shape[1] // size - 1
-    noises = jax.random.normal(key, (count, rollout.steps, shape[0], size, *shape[2:]))
+    noises = draw_noises(key, rollout, (shape[0], count * size, *shape[2:]))
+    noises = noises.reshape(*noises.shape[:2], count, size, *shape[2:])
 
     def make(part: tuple) -> StudentClip:
         noises, stream = part
@@ -172,7 +179,7 @@ def long_clip(
         places = (0, *range(count - last, count))
         return StudentClip(noisy, clean, level, conditioning, context, places)
 
-    return in_parts(make, (jnp.moveaxis(noises, 2, 0), stream), parts, StudentClip.batch_axes)
+    return in_parts(make, (jnp.moveaxis(noises, (1, 2), (0, 1)), stream), parts, StudentClip.batch_axes)
 
 
 CLIPS = {"own": own_clip, "real": real_clip, "long": long_clip}

@@ -27,7 +27,7 @@ from flax import nnx
 
 from tm_jax.config import to_json
 from tm_jax.data.latent_clips import EncodedVideo, LatentClips, conditioning_arrays
-from tm_jax.diffusion.noise import stream_noise
+from tm_jax.diffusion.noise import clip_noises
 from tm_jax.diffusion.rollout import parallel_steps
 from tm_jax.models.dit import DiT
 from tm_jax.pretrained.sources import load_any
@@ -37,6 +37,7 @@ from tm_jax.training.abstract import (
     Steps,
     abstract_batch,
     abstract_state,
+    clip_shapes,
     compiled_once,
     conditioning_shapes,
     latent_shapes,
@@ -179,7 +180,7 @@ class StudentPhase:
         )
         latents, clip = latent_shapes(config.model, config.clip, grid), config.clip
         element = {
-            "clip": {"latents": latents, "conditioning": told(clip.frames)},
+            "clip": clip_shapes(config.model, clip, grid, told(clip.frames)),
             "pair": {"noise": latents, "clean": latents, "conditioning": told(clip.frames)},
             "stream": {"conditioning": told(config.long_chunks * clip.chunk)},
         }
@@ -334,10 +335,18 @@ class StudentPhase:
         config = self.config
         source = open_dit(config.teacher, config.model)
         videos = training_videos(config)
-        of = hashlib.sha256(repr((source.digest(), config.pairs, config.clip)).encode()).hexdigest()[:12]
+        made_of = source.digest(), config.pairs, config.clip, config.rollout.correlation
+        of = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
         folder = config.cache / f"pairs-{of}-{training_videos_digest(config)}"
         pairs = make_pairs(
-            self.teacher, self.sample_pairs, videos, config.clip, config.pairs, folder, config.loop.rules
+            self.teacher,
+            self.sample_pairs,
+            videos,
+            config.clip,
+            config.pairs,
+            config.rollout,
+            folder,
+            config.loop.rules,
         )
         data = grain.MapDataset.source(videos).seed(config.loop.seed)
         return data.random_map(PairedClips(config, videos, pairs))
@@ -349,7 +358,9 @@ class StudentPhase:
         if clips is None:
             return {}
         conditioning, true = clips
-        noises = np.stack([stream_noise(0, 0, step, true.shape) for step in range(config.rollout.steps)])
+        chunk = (config.rollout.chunk, *true.shape[2:])
+        drawn = [clip_noises(seed, config.clip.chunks, chunk, config.rollout) for seed in range(len(true))]
+        noises = np.stack(drawn, axis=1)
         clean = self._rollout(state.student.ema, conditioning, noises)
         vae = load_any(config.vae, "vae")
         write_preview(vae, {"true": true, "student": clean}, folder / f"{index:06d}")

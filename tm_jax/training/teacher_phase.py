@@ -34,9 +34,9 @@ from tm_jax.training.abstract import (
     Steps,
     abstract_batch,
     abstract_state,
+    clip_shapes,
     compiled_once,
     conditioning_shapes,
-    latent_shapes,
 )
 from tm_jax.training.accumulate import gradients_of
 from tm_jax.training.checkpoint import saved_steps
@@ -178,12 +178,19 @@ class TeacherPhase:
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         config, loop = self.config, self.config.loop
-        clip = draw_clip(batch["latents"], Conditioning(**batch["conditioning"]), state.draw(), config.loss)
+        told = Conditioning(**batch["conditioning"])
+        clip = draw_clip(batch["latents"], batch["lids"], told, state.draw(), config.loss)
 
         def loss_of(model: DiT, clip: NoisedClip) -> tuple[jax.Array, dict]:
             terms = config.loss
             loss = velocity_loss(
-                model, clip, pattern=Bidirectional(), face=terms.face, mouth=terms.mouth, low=terms.low
+                model,
+                clip,
+                pattern=Bidirectional(),
+                face=terms.face,
+                mouth=terms.mouth,
+                low=terms.low,
+                blink=terms.blink,
             )
             return loss, {"loss": loss}
 
@@ -199,7 +206,7 @@ class TeacherPhase:
         conditioning = conditioning_shapes(
             config.model, config.clip, grid, frames=config.clip.frames, reference_frames=reference
         )
-        element = {"latents": latent_shapes(config.model, config.clip, grid), "conditioning": conditioning}
+        element = clip_shapes(config.model, config.clip, grid, conditioning)
         return abstract_batch(element, config.loop.batch_size, mesh, config.loop.rules)
 
     def steps(self, mesh: AnyMesh) -> Steps:
