@@ -1,4 +1,4 @@
-"""Trains one phase: ``python train.py PRESET [--field value ...]``; ``--help`` lists the presets."""
+"""Trains one phase or a recipe: ``python train.py PRESET [--field value ...]``; ``--help`` lists them."""
 
 import sys
 
@@ -13,8 +13,12 @@ def main() -> int:
         experiment = load(configs)
         # Importing JAX takes seconds: a mistyped flag is answered before.
         from tm_jax.training.loop import train
+        from tm_jax.training.recipe import Recipe
 
-        train(experiment.build(), experiment.loop, experiment)
+        if isinstance(experiment, Recipe):
+            experiment.run()
+        else:
+            train(experiment.build(), experiment.loop, experiment)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

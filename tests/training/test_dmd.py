@@ -144,10 +144,10 @@ def test_every_program_is_known_without_a_weight_or_a_byte_of_data(tmp_path, bat
 @pytest.mark.parametrize("exit_step", [0, 1])
 def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, getkey, exit_step):
     """Denoised again all at once, the end of a long stream equals what streaming made of it."""
-    from tm_jax.diffusion.rollout import chunk_steps, init_stream, make_reference
+    from tm_jax.diffusion.rollout import chunk_steps, draw_noises, init_stream, make_reference
 
     student, key = random_dit(getkey()), getkey()
-    rollout = RolloutConfig()
+    rollout = RolloutConfig(correlation=0.5)
 
     @jax.jit
     def all_at_once(student, batch):
@@ -167,14 +167,14 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
             given, level, told, positions=frames, context=context
         )
     )
-    noises = jax.random.normal(key, (9, 2, 2, 3, 2, 2, 4))
+    noises = draw_noises(key, rollout, (2, 27, 2, 2, 4))
     for index in range(9):
         here = slice(3 * index, 3 * index + 3)
         inputs = whole.replace(
             condition=whole.condition[:, :3], **{name: x[:, here] for name, x in timed.items()}
         )
         context = state.contexts[exit_step]
-        before, _, state = steps(reference, state, noises[index], inputs)
+        before, _, state = steps(reference, state, noises[:, :, here], inputs)
         level = jnp.full((2,), rollout.sigmas[exit_step])
         frames = jnp.arange(3) + min(3 * index, 18)
         inputs = inputs.replace(condition=jnp.take(whole.condition, frames, axis=1))

@@ -5,10 +5,12 @@ stopped and a longer one takes over what a shorter one has made; the folder's na
 that the latents depend on.  They hold the sound itself, so that any audio front end can listen to it.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tqdm import tqdm
 
 from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.data.latent_clips import EncodedVideo
+from tm_jax.data.puppets.ahead import drawn_ahead
 from tm_jax.data.puppets.world import Clip, PuppetWorld
 from tm_jax.diffusion.conditions import face_mask, reference_latents
 from tm_jax.media.pixels import to_signed
@@ -28,6 +31,8 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
 from tm_jax.rates import LATENT_STRIDE
 
+MAKING = ("count", "workers", "batch")
+"""Fields of a config that say how many videos are made and how, and not what is in one."""
 FIELDS = ("latents", "reference", "mode", "face_mask", "lids")
 """What a shard keeps of each EncodedVideo, beside its sound."""
 
@@ -50,6 +55,14 @@ class EncodedConfig:
     """Latent frames of the reference condition: the trained range."""
     still_condition: bool = False
     """What follows the picture in the condition, as ``DiTConfig.still_condition`` says."""
+    workers: int = 0
+    """Processes that speak and draw, for an accelerator's sake; 0 is a thread."""
+    batch: int = 1
+    """Videos that are encoded at once."""
+
+    def __post_init__(self):
+        if self.count < 1 or self.workers < 0 or self.batch < 1:
+            raise ValueError("videos: count and batch must be at least 1, workers at least 0")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -82,7 +95,7 @@ def latent_lids(blink: Float[np.ndarray, " t"], stride: int) -> Float[np.ndarray
 
 
 class VideoEncoder:
-    """Encodes whole clips with one VAE and one audio front end; compiled once per clip length."""
+    """Encodes whole clips with one VAE and one audio front end; compiled once per length and number."""
 
     def __init__(self, vae: VAE, front_end: AudioFrontEnd, reference_frames: int, *, still: bool):
         self.vae, self.front_end = vae, front_end
@@ -93,12 +106,27 @@ class VideoEncoder:
 
     def __call__(self, clip: Clip) -> EncodedVideo:
         """The encoded clip; latents as float16."""
-        frames = to_signed(clip.frames)[None]
+        return self.encode([clip])[0]
+
+    def encode(self, clips: Sequence[Clip], batch: int = 1) -> list[EncodedVideo]:
+        """Clips of equal length, ``batch`` at a time."""
+        videos = []
+        for start in range(0, len(clips), batch):
+            part = clips[start : start + batch]
+            # A short last batch repeats its last clip, so that nothing is compiled again.
+            padded = [*part, *[part[-1]] * (batch - len(part))]
+            frames = np.stack([to_signed(clip.frames) for clip in padded])
+            latents = np.asarray(self._encode(self.vae, frames), np.float16)
+            references = np.asarray(self._reference(self.vae, frames[:, 0]), np.float16)
+            videos += [self._video(*each) for each in zip(part, latents, references, strict=False)]
+        return videos
+
+    def _video(self, clip: Clip, latents: np.ndarray, reference: np.ndarray) -> EncodedVideo:
         size, stride = clip.frames.shape[1:3], self.vae.config.spatial_stride
         grid = (size[0] // stride, size[1] // stride)
         return EncodedVideo(
-            latents=np.asarray(self._encode(self.vae, frames)[0], np.float16),
-            reference=np.asarray(self._reference(self.vae, frames[:, 0])[0], np.float16),
+            latents=latents,
+            reference=reference,
             audio_tokens=self.front_end.tokens(clip.audio).astype(np.float16),
             mode=latent_mode(clip.mode, self.vae.config.temporal_stride),
             face_mask=np.asarray(face_mask(jnp.asarray([clip.face_box]), size, grid)[0]),
@@ -131,7 +159,7 @@ def videos_digest(vae: VAE, config: EncodedConfig) -> str:
     )
     moment = PuppetWorld(seed=config.seed, split=config.split, size=config.size).clip(0, 1.0)
     sample = moment.frames[-1], moment.audio
-    which = dataclasses.replace(config, count=0)
+    which = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAKING}
     return digest((vae.encoder, vae.quant, *sample), encoding, which, FIELDS, "audio")
 
 
@@ -163,23 +191,20 @@ def encoded_videos(
     world = PuppetWorld(seed=config.seed, split=config.split, size=config.size)
     encoder = VideoEncoder(vae, front_end, config.reference_frames, still=config.still_condition)
     videos: list[EncodedVideo] = []
+    shards = {}
+    for start in range(0, config.count, per_shard):
+        indices = range(start, min(start + per_shard, config.count))
+        shards[folder / f"{start:06d}+{len(indices)}.safetensors"] = indices
+    missing = [index for path, indices in shards.items() if not path.exists() for index in indices]
+    clips = drawn_ahead(world, missing, config.seconds, workers=config.workers)
     with (
+        contextlib.closing(clips),
         tqdm(total=config.count, desc=f"encoding {config.split} videos", unit="video") as bar,
-        concurrent.futures.ThreadPoolExecutor(1) as ahead,
     ):
-        for start in range(0, config.count, per_shard):
-            indices = range(start, min(start + per_shard, config.count))
-            path = folder / f"{start:06d}+{len(indices)}.safetensors"
+        for path, indices in shards.items():
             if not path.exists():
-                pending = ahead.submit(world.clip, indices[0], config.seconds)
-                made, sounds = [], []
-                for index in indices:
-                    clip = pending.result()
-                    if index + 1 < indices.stop:
-                        pending = ahead.submit(world.clip, index + 1, config.seconds)
-                    made.append(encoder(clip))
-                    sounds.append(clip.audio)
-                _write(path, made, sounds)
+                taken = list(itertools.islice(clips, len(indices)))
+                _write(path, encoder.encode(taken, config.batch), [clip.audio for clip in taken])
             videos += _read(path, front_end)
             bar.update(len(indices))
     return videos

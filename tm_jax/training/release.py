@@ -41,25 +41,37 @@ def _copy(source: Path, target: Path, model_class, config_class, extra: dict) ->
     model = load_model(source, model_class, config_class)
     origin = read_header(source).meta
     config = read_config(source, config_class)
+    if isinstance(config, DiTConfig) and config.image_patch is not None:
+        # Trained on an accelerator or not, a small student streams on any machine.
+        config = dataclasses.replace(config, dtype="float32", attention="blocked")
     save_model(target, model, config, meta={"trained": origin, **extra}, dtype="f16")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def release(arguments: Arguments) -> None:
+    """Writes the files.
+
+    Raises:
+        InputError: one is missing or damaged, or the student doesn't say what it was distilled for.
+    """
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    if is_own(arguments.vae):
+        _copy(arguments.vae, out / "vae.safetensors", VAE, VAEConfig, {})
+    else:
+        print(f"{arguments.vae} is public and is not copied: infer.py reads it by --wan")
+    if arguments.reader.exists():
+        _copy(arguments.reader, out / "reader.safetensors", Reader, ReaderConfig, {})
+    if arguments.visemes.exists():
+        _copy(arguments.visemes, out / "visemes.safetensors", VisemeEncoder, VisemeConfig, {})
+    rollout = {"rollout": to_json(read_rollout(arguments.student))}
+    _copy(arguments.student, out / "student.safetensors", DiT, DiTConfig, rollout)
 
 
 def main() -> int:
     """Writes the files; returns the exit status."""
     try:
-        arguments = parse(Arguments, prog="python -m tm_jax.training.release")
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        if is_own(arguments.vae):
-            _copy(arguments.vae, arguments.out / "vae.safetensors", VAE, VAEConfig, {})
-        else:
-            print(f"{arguments.vae} is public and is not copied: infer.py reads it by --wan")
-        if arguments.reader.exists():
-            _copy(arguments.reader, arguments.out / "reader.safetensors", Reader, ReaderConfig, {})
-        if arguments.visemes.exists():
-            _copy(arguments.visemes, arguments.out / "visemes.safetensors", VisemeEncoder, VisemeConfig, {})
-        rollout = {"rollout": to_json(read_rollout(arguments.student))}
-        _copy(arguments.student, arguments.out / "student.safetensors", DiT, DiTConfig, rollout)
+        release(parse(Arguments, prog="python -m tm_jax.training.release"))
     except InputError as error:
         print(f"release: {error}", file=sys.stderr)
         return 2

@@ -22,10 +22,12 @@ from tm_jax.data.encoded_videos import EncodedConfig
 from tm_jax.data.latent_clips import ClipConfig, LatentClips
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
+from tm_jax.evaluation.gains import LEVELS, EventClips, event_clips, model_gains
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.fantasytalking import FantasyTalking, open_fantasytalking
+from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_any
 from tm_jax.pretrained.weights import is_own, load_model, named_leaves, read_config
@@ -112,6 +114,7 @@ class TeacherPhase:
         self.public: PublicModel | None = None
         self.own: DiT | None = None
         self.audio: FantasyTalking | None = None
+        self._events: EventClips | None = None
         if config.init_from is not None and not saved_steps(config.loop.folder / "checkpoints"):
             if is_own(config.init_from):
                 self.own = self._open_own(Path(config.init_from))
@@ -225,7 +228,7 @@ class TeacherPhase:
         return source.random_map(LatentClips(config.clip))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
-        """Sampled clips of two held-out characters beside the true ones."""
+        """Sampled clips of two held-out characters beside the true ones; of puppets, the gains of events."""
         clips = heldout_clips(self.config)
         if clips is None:
             return {}
@@ -234,7 +237,23 @@ class TeacherPhase:
         sampled = self._sample(state.ema, conditioning, noise)
         vae = load_any(self.config.vae, "vae")
         write_preview(vae, {"true": true, "sampled": sampled}, folder / f"{index:06d}")
-        return {"preview_error": float(jnp.mean(jnp.square(sampled - true)))}
+        figures = {"preview_error": float(jnp.mean(jnp.square(sampled - true)))}
+        return figures | (self._gains(state.ema) if self.config.prepared is None else {})
+
+    def _gains(self, teacher: DiT) -> dict[str, float]:
+        """Share of blinks, glances, head and mouth that the clean estimate gives back, by noise level."""
+        config = self.config
+        if self._events is None:
+            vae, front_end = load_any(config.vae, "vae"), load_front_end(config.visemes)
+            self._events = event_clips(
+                vae, front_end, config.clip, still=config.model.still_condition, size=config.videos.size
+            )
+        measured = model_gains(teacher, self._events)
+        return {
+            f"gain/{name}/{level:g}": value
+            for name, values in measured.items()
+            for level, value in zip(LEVELS, values, strict=True)
+        }
 
     def weights(self, state: TrainState) -> DiT:
         """The averaged teacher."""

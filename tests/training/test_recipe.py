@@ -1,0 +1,74 @@
+"""A recipe does each of its parts once, in order, and goes on where it was interrupted."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.training.tiny import CLIP, CONFIG
+from tm_jax.errors import InputError
+from tm_jax.evaluation import evaluate
+from tm_jax.training import checkpoint, loop, recipe, release
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.student_experiment import StudentExperiment
+from tm_jax.training.teacher_phase import TeacherExperiment
+
+
+@pytest.fixture
+def small(tmp_path):
+    at = lambda name: LoopConfig(name=name, steps=2, run_dir=tmp_path / name)
+    shared = {"model": CONFIG, "vae": Path("vae"), "visemes": Path("visemes"), "clip": CLIP}
+    teacher = TeacherExperiment(loop=at("teacher"), **shared)
+    student = StudentExperiment(
+        loop=at("student"), teacher=tmp_path / "teacher" / "weights.safetensors", **shared
+    )
+    return recipe.Recipe(teacher, student, clips=3, out=tmp_path / "out")
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """What was done, in order; the recipe's parts are replaced by notes of theirs."""
+    done, saved = [], {}
+
+    def train(phase, config, experiment):
+        done.append(config.name)
+        saved[config.folder / "checkpoints"] = [done.count("interrupt") or config.steps]
+        config.folder.mkdir(exist_ok=True)
+        (config.folder / "weights.safetensors").write_text("")
+
+    def measure(arguments):
+        done.append("figures")
+        assert arguments.student.name == "weights.safetensors" and arguments.clips == 3
+        arguments.out.mkdir(parents=True)
+        (arguments.out / "report.json").write_text("{}")
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(checkpoint, "saved_steps", lambda folder: saved.get(folder, []))
+    monkeypatch.setattr(evaluate, "evaluate", measure)
+    monkeypatch.setattr(release, "release", lambda arguments: done.append(f"ship {arguments.out.name}"))
+    monkeypatch.setattr(TeacherExperiment, "build", lambda self: None)
+    monkeypatch.setattr(StudentExperiment, "build", lambda self: None)
+    return done
+
+
+def test_every_part_is_done_once(small, parts):
+    small.run()
+    assert parts == ["teacher", "student", "figures", "ship weights"]
+    small.run()
+    assert parts[4:] == ["ship weights"]
+
+
+def test_an_interrupted_training_ends_the_recipe_and_is_gone_on_with(small, parts):
+    parts.append("interrupt")
+    with pytest.raises(InputError, match="teacher is not done"):
+        small.run()
+    parts.remove("interrupt")
+    small.run()
+    assert parts == ["teacher", "teacher", "student", "figures", "ship weights"]
+
+
+def test_parts_that_do_not_fit_each_other_are_refused(small):
+    with pytest.raises(ValueError, match="differ in vae"):
+        dataclasses.replace(small, student=dataclasses.replace(small.student, vae=Path("other")))
+    with pytest.raises(ValueError, match="the recipe's teacher"):
+        dataclasses.replace(small, student=dataclasses.replace(small.student, teacher=Path("other")))
