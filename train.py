@@ -1,9 +1,9 @@
-"""Trains one phase or a recipe: ``python train.py PRESET [--field value ...]``; ``--help`` lists them."""
+"""Trains one phase or a chain of them: ``python train.py PRESET [--field value ...]``; --help lists them."""
 
 import sys
 
 import configs
-from tm_jax.config import load
+from tm_jax.config import Chain, load
 from tm_jax.errors import InputError
 
 
@@ -13,9 +13,8 @@ def main() -> int:
         experiment = load(configs)
         # Importing JAX takes seconds: a mistyped flag is answered before.
         from tm_jax.training.loop import train
-        from tm_jax.training.recipe import Recipe
 
-        if isinstance(experiment, Recipe):
+        if isinstance(experiment, Chain):
             experiment.run()
         else:
             train(experiment.build(), experiment.loop, experiment)

@@ -28,6 +28,14 @@ class Experiment(Protocol):
         """The phase (see ``tm_jax.training.loop.Phase``)."""
 
 
+@typing.runtime_checkable
+class Chain(Protocol):
+    """A preset of several trainings and what is made of them."""
+
+    def run(self) -> None:
+        """Everything that is not done yet."""
+
+
 def presets(package: types.ModuleType) -> dict[str, str]:
     """Names of the presets in a package, with the first line of their docstrings."""
     folder = Path(next(iter(package.__path__)))

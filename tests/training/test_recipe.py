@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.training.tiny import CLIP, CONFIG
+from tm_jax.data.latent_clips import ClipConfig
 from tm_jax.errors import InputError
 from tm_jax.evaluation import evaluate
 from tm_jax.training import checkpoint, loop, recipe, release
+from tm_jax.training.ablation import VARIANTS, Ablation
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.teacher_phase import TeacherExperiment
@@ -72,3 +74,17 @@ def test_parts_that_do_not_fit_each_other_are_refused(small):
         dataclasses.replace(small, student=dataclasses.replace(small.student, vae=Path("other")))
     with pytest.raises(ValueError, match="the recipe's teacher"):
         dataclasses.replace(small, student=dataclasses.replace(small.student, teacher=Path("other")))
+
+
+def test_variants_of_an_ablation_differ_as_told_and_take_the_same_steps(small):
+    fit = dataclasses.replace(small.student, clip=ClipConfig(chunks=4, text_length=3, text_width=8))
+    whole = Ablation(fit, warmup=3, dmd_steps=4)
+    steps = {name: whole.experiment(name) for name in VARIANTS}
+    assert {experiment.loop.steps for experiment in steps.values()} == {7}
+    assert len({experiment.loop.folder for experiment in steps.values()}) == len(VARIANTS)
+    assert steps["warm-up alone"].warmup == 7 and steps["DMD alone"].warmup == 0
+    assert steps["both"].warmup == 3 and steps["both"].rollout == fit.rollout
+    assert steps["ρ 0.9"].rollout.correlation == 0.9
+    assert steps["chunk 6"].clip.chunk == steps["chunk 6"].rollout.chunk == 6
+    with pytest.raises(ValueError, match="the variants are"):
+        Ablation(fit, only=("both", "neither"))

@@ -1,0 +1,142 @@
+"""What each part of the distillation is worth: short trainings that differ in one thing, measured alike.
+
+    python train.py tiny_ablation                        every variant, a line each
+    python train.py tiny_ablation --only "warm-up alone" both
+
+Each variant has a run of its own and goes on where it was interrupted.  All start from one teacher and see
+the same number of steps, so the lines compare with each other, and with nothing else.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tm_jax.errors import InputError
+from tm_jax.flags import WEIGHTS
+from tm_jax.training.student_experiment import StudentExperiment
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "warm-up alone": {"dmd_steps": 0},
+    "DMD alone": {"warmup": 0, "loss.regression": 0.0},
+    "both": {},
+    "both, DMD ¼": {"loss.dmd": 0.25},
+    "guidance 1.0": {"loss.guidance.audio": 1.0, "pairs.sampler.guidance.audio": 1.0},
+    "ρ 0.7": {"rollout.correlation": 0.7},
+    "ρ 0.9": {"rollout.correlation": 0.9},
+    "own clips alone": {"real_start": 0.0, "long_every": 0},
+    "real clips alone": {"real_start": 1.0, "exit_first": 0.0, "long_every": 0},
+    "long clips alone": {"long_every": 1},
+    "chunk 6": {"rollout.chunk": 6, "clip.chunk": 6, "clip.chunks": 2},
+    "1 step": {"rollout.steps": 1, "real_start": 0.0},
+    "4 steps": {"rollout.steps": 4},
+}
+"""By name: what a variant changes, as fields of the experiment by their dotted names.
+
+``dmd_steps`` is the number of steps after the warm-up."""
+
+
+def changed(config: Any, name: str, value: Any) -> Any:
+    """The config with one field, given by its dotted name, replaced."""
+    first, _, rest = name.partition(".")
+    inner = changed(getattr(config, first), rest, value) if rest else value
+    return dataclasses.replace(config, **{first: inner})
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """Variants of one distillation."""
+
+    student: StudentExperiment
+    """What every variant begins with."""
+    warmup: int = 100
+    """Steps of regression alone, where a variant has them."""
+    dmd_steps: int = 90
+    """Steps after the warm-up."""
+    clips: int = 12
+    """Held-out clips of each line."""
+    only: tuple[str, ...] = ()
+    """Names of the variants to run; none for all."""
+    reader: Path = WEIGHTS / "reader.safetensors"
+    """Weights of the reader that measures."""
+    out: Path = Path("out/ablation")
+    """Folder of the runs and of ablation.json."""
+
+    def __post_init__(self):
+        unknown = [name for name in self.only if name not in VARIANTS]
+        if unknown:
+            raise ValueError(f"only {', '.join(unknown)}: the variants are {', '.join(VARIANTS)}")
+
+    def experiment(self, name: str) -> StudentExperiment:
+        """The experiment of a variant: its warm-up and DMD steps add up to the same number."""
+        changes = dict(VARIANTS[name])
+        warmup = changes.pop("warmup", self.warmup)
+        total = self.warmup + self.dmd_steps
+        if changes.pop("dmd_steps", None) == 0:
+            warmup = total
+        folder = self.out / "".join(letter if letter.isalnum() else "_" for letter in name)
+        loop = dataclasses.replace(
+            self.student.loop, name=f"ablation: {name}", steps=total, run_dir=folder, preview_every=0
+        )
+        experiment = dataclasses.replace(self.student, loop=loop, warmup=warmup)
+        # A field may only fit together with another one, as chunks with the rollout's.
+        for part in ("clip", "rollout", ""):
+            for field in [field for field in changes if field.startswith(part)]:
+                experiment = changed(experiment, field, changes.pop(field))
+        return experiment
+
+    def run(self) -> None:
+        """Train and measure every variant that is not done yet; print a line each.
+
+        Raises:
+            InputError: a training finds something wrong, or its time limit ended it.
+        """
+        path = self.out / "ablation.json"
+        done = json.loads(path.read_text()) if path.exists() else {}
+        for name in self.only or VARIANTS:
+            experiment = self.experiment(name)
+            key = f"{name}, {experiment.warmup} + {experiment.loop.steps - experiment.warmup} steps"
+            if key not in done:
+                done[key] = self._line(experiment)
+                path.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+            print(f"{key}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in done[key].items()))
+
+    def _line(self, experiment: StudentExperiment) -> dict[str, float]:
+        from tm_jax.training.checkpoint import saved_steps
+        from tm_jax.training.loop import train
+
+        loop = experiment.loop
+        if loop.steps not in saved_steps(loop.folder / "checkpoints"):
+            print(loop.name, file=sys.stderr)
+            train(experiment.build(), loop, experiment)
+        if loop.steps not in saved_steps(loop.folder / "checkpoints"):
+            raise InputError(f"{loop.name} is not done: the same command goes on with it.")
+        return self._measured(experiment)
+
+    def _measured(self, experiment: StudentExperiment) -> dict[str, float]:
+        from tm_jax.evaluation import clip_report, comparison
+        from tm_jax.evaluation.__main__ import Arguments
+        from tm_jax.evaluation.systems import Systems, held_out_batches
+
+        student = experiment.loop.folder / "weights.safetensors"
+        arguments = Arguments(
+            what="student",
+            clips=self.clips,
+            vae=Path(experiment.vae),
+            reader=self.reader,
+            visemes=Path(experiment.visemes),
+            student=student,
+            teacher=Path("none"),
+            warmup=Path("none"),
+            size=experiment.videos.size,
+        )
+        systems = Systems(arguments)
+        batches = held_out_batches(arguments, systems, "heldout", self.clips)
+        generators = {"student": systems.streamer(student)}
+        results = clip_report.run(batches, generators, systems.reader, systems.rollout.chunk)
+        real, ours, truth = results.measured["real"], results.measured["student"], results.truth
+        sync = comparison.sync_of(ours, truth).correlation.mean
+        distance = comparison.distances_to_real({"student": ours}, real)["student"]
+        ratios = comparison.picture_ratios(ours, real) | comparison.movement_ratios(ours, real, truth)
+        return {"lip-sync": sync, "Fréchet": distance, **ratios}
