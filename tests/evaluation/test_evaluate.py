@@ -8,7 +8,7 @@ import pytest
 from tests.evaluation.conftest import DIT, READER, SIZE, VAE_CONFIG
 from tm_jax.data.puppets import world
 from tm_jax.diffusion.sampler import SamplerConfig
-from tm_jax.evaluation import generators, oracle
+from tm_jax.evaluation import conditions, generators, oracle
 from tm_jax.evaluation.__main__ import Arguments
 from tm_jax.evaluation.evaluate import evaluate
 from tm_jax.evaluation.measures import join, measure
@@ -79,3 +79,14 @@ def test_the_whole_evaluation_runs(weights, capsys, monkeypatch):
     for name in ("openings", "metrics", "frames"):
         assert (weights / "report" / f"{name}.png").exists()
     assert "targets missed" in capsys.readouterr().out
+
+
+def test_conditions_are_reported_by_name(weights, monkeypatch):
+    monkeypatch.setattr(conditions, "CONDITIONS", {"as it is": {}, "noise at 10 dB": {"snr": 10.0}})
+    paths = {name: weights / f"{name}.safetensors" for name in ("reader", "vae")}
+    arguments = conditions.Arguments(
+        clips=1, seconds=3.0, size=SIZE, student=weights / "dit.safetensors", out=weights / "c", **paths
+    )
+    text = conditions.report(arguments)
+    assert "student: as it is" in text and "≥ 0.85" in text and "teacher" not in text
+    assert json.loads((weights / "c" / "report.json").read_text())["about"]["weights"]["student"] is not None

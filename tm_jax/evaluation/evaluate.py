@@ -14,6 +14,21 @@ from tm_jax.evaluation.systems import Systems
 from tm_jax.pretrained.weights import read_header
 
 
+def about(module: str, arguments) -> dict:
+    """What a report was measured on: command, devices, and what trained the weights."""
+    return {
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "arguments": to_json(arguments),
+        "devices": [str(device) for device in jax.devices()],
+        "weights": {
+            name: read_header(path).meta
+            for name in ("reader", "vae", "visemes", "teacher", "warmup", "student")
+            if (path := getattr(arguments, name, None)) is not None and path.exists()
+        },
+        "tracks": list(TRACKS),
+    }
+
+
 def evaluate(arguments) -> list[Figure]:
     """Measure what the arguments ask for, write the report, print the table."""
     out = output_directory(arguments.out)
@@ -24,18 +39,7 @@ def evaluate(arguments) -> list[Figure]:
     if arguments.what in ("drift", "all"):
         more, minutes = drift_report(arguments, systems, out)
         figures, details = figures + more, details | minutes
-    about = {
-        "command": shlex.join(["python", "-m", "tm_jax.evaluation", *sys.argv[1:]]),
-        "arguments": to_json(arguments),
-        "devices": [str(device) for device in jax.devices()],
-        "weights": {
-            name: read_header(path).meta
-            for name in ("reader", "vae", "visemes", "teacher", "warmup", "student")
-            if (path := getattr(arguments, name)).exists()
-        },
-        "tracks": list(TRACKS),
-    }
-    write_json(out / "report.json", figures, about, details)
+    write_json(out / "report.json", figures, about("tm_jax.evaluation", arguments), details)
     text = table(figures)
     (out / "report.txt").write_text(text + "\n")
     failed = [figure.name for figure in figures if figure.passed is False]

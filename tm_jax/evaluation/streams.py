@@ -43,7 +43,10 @@ def long_video(world: PuppetWorld, index: int, seconds: float, encoder: Encoder)
     track = world.truth(index, seconds)
     first = encoder([world.window(index, 0, 5, seconds=seconds)], [0]).encoded[0]
     tokens = encoder.front_end.tokens(track.audio).astype(np.float16)
-    return dataclasses.replace(first, audio_tokens=tokens, mode=latent_mode(track.mode, 4))
+    mode = latent_mode(track.mode, 4)
+    # Of the latents only the number counts.
+    blank = np.broadcast_to(np.zeros((), np.float16), (len(mode), *first.latents.shape[1:]))
+    return dataclasses.replace(first, latents=blank, audio_tokens=tokens, mode=mode, lids=None)
 
 
 def run_stream(

@@ -10,11 +10,12 @@ import pytest
 
 from tm_jax.audio.speech import Request, speak
 from tm_jax.data.puppets import FPS, SAMPLES_PER_FRAME, PuppetWorld, frame_count
+from tm_jax.data.puppets.ahead import drawn_ahead
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.motion import Phoneme, mouth
 from tm_jax.data.puppets.sentences import LANGUAGES, TEMPLATES, sentence
 from tm_jax.data.puppets.visemes import VOWELS, visemes
-from tm_jax.data.puppets.world import VOICES
+from tm_jax.data.puppets.world import VOICES, Spoken
 from tm_jax.errors import InputError
 
 SPLITS = ("train", "heldout", "language")
@@ -252,3 +253,24 @@ def test_drawing_is_the_same_under_a_mesh_of_many_devices(mesh8):
     with jax.set_mesh(mesh8):
         np.testing.assert_array_equal(render(world.identity(0).vector(), motion, 16), alone)
         assert jax.sharding.get_abstract_mesh().size == 8, "the caller's mesh is still set"
+
+
+def test_a_way_of_speaking_changes_the_sound_and_not_the_face():
+    plain = PuppetWorld(split="heldout", size=16).truth(1, 4.0)
+    for spoken in (Spoken(english="en-gb-scotland"), Spoken(rate=90), Spoken(snr=5.0)):
+        track = PuppetWorld(split="heldout", size=16, spoken=spoken).truth(1, 4.0)
+        assert not np.array_equal(track.audio, plain.audio)
+        assert np.array_equal(track.motion[:, MOTION.index("x")], plain.motion[:, MOTION.index("x")])
+    assert track.meta["snr"] == 5 and np.array_equal(track.opening, plain.opening)
+    noise = track.audio - plain.audio
+    speaking = plain.audio[np.abs(plain.audio) > 0.01]
+    assert 2 < 20 * np.log10(speaking.std() / noise.std()) < 9
+
+
+def test_workers_draw_the_same_clips_in_order():
+    world = PuppetWorld(size=16)
+    alone = list(drawn_ahead(world, [2, 0, 1], 1.0))
+    together = list(drawn_ahead(world, [2, 0, 1], 1.0, workers=1))
+    assert [clip.meta["identity"] for clip in together] == [2, 0, 1]
+    for a, b in zip(alone, together, strict=True):
+        assert np.array_equal(a.frames, b.frames) and np.array_equal(a.audio, b.audio)

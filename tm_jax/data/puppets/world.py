@@ -37,6 +37,18 @@ _LISTEN = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
+class Spoken:
+    """How clips are spoken where that differs from a split's own way; the faces stay as they are."""
+
+    english: str | None = None
+    """All speak English, as espeak's variety of this name."""
+    rate: int | None = None
+    """Words a minute."""
+    snr: float | None = None
+    """Decibels by which the voice exceeds a steady noise."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Track:
     """A clip without its picture."""
 
@@ -89,17 +101,17 @@ class PuppetWorld:
     Raises `InputError` for an unknown split or an impossible size.
     """
 
-    def __init__(self, seed: int = 0, split: str = "train", size: int = 128):
+    def __init__(self, seed: int = 0, split: str = "train", size: int = 128, spoken: Spoken = Spoken()):
         if split not in SPLITS:
             raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
         if size < 16:
             raise InputError(f"size is {size} pixels, too small for a face; give 16 or more.")
-        self.seed, self.split, self.size = seed, split, size
+        self.seed, self.split, self.size, self.spoken = seed, split, size, spoken
         self._tracks: collections.OrderedDict[tuple[int, int], Track] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self):
-        return {"seed": self.seed, "split": self.split, "size": self.size}
+        return {"seed": self.seed, "split": self.split, "size": self.size, "spoken": self.spoken}
 
     def __setstate__(self, state):
         self.__init__(**state)
@@ -186,10 +198,13 @@ class PuppetWorld:
         plan = self._rng(2, index)
         languages, voices = LANGUAGES[self.split], VOICES[self.split]
         language = languages[plan.integers(len(languages))]
-        voice = f"{language}+{voices[plan.integers(len(voices))]}"
+        language = "en-us" if self.spoken.english else language
+        voice = f"{self.spoken.english or language}+{voices[plan.integers(len(voices))]}"
         rate, pitch = int(plan.integers(130, 211)), int(plan.integers(30, 76))
+        rate = self.spoken.rate or rate
         level = plan.uniform(-26, -15)
         snr = plan.uniform(10, 30) if plan.random() < _NOISY[self.split] else None
+        snr = snr if self.spoken.snr is None else self.spoken.snr
         talkative, listens_first = plan.random() < _TALKATIVE, plan.random() < 0.3
         audio = np.zeros(frames * SAMPLES_PER_FRAME, np.float32)
         mode = np.ones(frames, np.int32)
