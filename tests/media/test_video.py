@@ -199,7 +199,7 @@ BAD_SOUND = {
         lambda path: with_bytes(cut_wav(path).read_bytes()[:44])(path),
         "no sound|no media|cut off",
     ),
-    "cut.wav": (cut_wav, "promises 640.. bytes and 20000 are there"),
+    "cut.wav": (cut_wav, r"promises 2.0 s of sound .*0.6 s \(199.. bytes\) are there"),
     "cut.mp4": (cut_mp4, "is no media file"),
     "video.mp4": (silent_video, "no audio stream"),
 }

@@ -1,11 +1,20 @@
 """Files are checked where they enter: what no reader could open, and what cannot be written."""
 
+import contextlib
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 
 from tm_jax.errors import InputError
+
+
+def shown(path: str | os.PathLike) -> str:
+    """A file's name as text that can be printed and stored: bytes that are not UTF-8 become ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def check_file(path: Path, what: str) -> None:
@@ -14,24 +23,39 @@ def check_file(path: Path, what: str) -> None:
     Raises:
       InputError: the path is missing, a directory, empty or unreadable.
     """
-    if not os.path.exists(path):
-        raise InputError(f"There is no {what} {path}: check the path.")
+    name = shown(path)
+    try:
+        if not os.path.exists(path):
+            raise InputError(f"There is no {what} {name}: check the path.")
+    except ValueError as error:
+        raise InputError(f"There can be no {what} {name!r} ({error}): check the path.") from error
     if path.is_dir():
-        raise InputError(f"The {what} {path} is a directory: name one file in it.")
+        raise InputError(f"The {what} {name} is a directory: name one file in it.")
     if not os.access(path, os.R_OK):
-        raise InputError(f"The {what} {path} may not be read: check its permissions.")
+        raise InputError(f"The {what} {name} may not be read: check its permissions.")
     if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"The {what} {path} is empty: export or download it again.")
+        raise InputError(f"The {what} {name} is empty: export or download it again.")
+
+
+def media_url(path: str | os.PathLike) -> str:
+    """A file's name as FFmpeg takes it, which sees a protocol in everything before a colon."""
+    return "file:" + os.path.abspath(path)
 
 
 def open_media(path: Path, what: str) -> av.container.InputContainer:
+    """A media file, opened and not yet decoded.
+
+    Raises:
+      InputError: as ``check_file``, or no media file.
+    """
     check_file(path, what)
     try:
         # Playlists inside a media file must not reach for the network.
-        return av.open(str(path), options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, OSError) as error:
+        return av.open(media_url(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError(
-            f"The {what} {path} is no media file, or it is damaged or cut off: convert or copy it again."
+            f"The {what} {shown(path)} is no media file, or it is damaged or cut off: "
+            "convert or copy it again."
         ) from error
 
 
@@ -41,16 +65,79 @@ def check_writable(path: Path) -> None:
     Raises:
       InputError: a directory, in no existing folder, or not permitted.
     """
+    name = shown(path)
     if os.path.isdir(path):
-        raise InputError(f"The output {path} is a directory: give a file name inside it.")
+        raise InputError(f"The output {name} is a directory: give a file name inside it.")
     if not os.path.isdir(path.parent):
-        raise InputError(f"The folder {path.parent} of the output {path} does not exist: make it first.")
+        raise InputError(f"The folder {shown(path.parent)} of the output {name} does not exist: make it first.")
     present = os.path.exists(path)
     try:
         with path.open("ab"):
             pass
-    except OSError as error:
-        reason = error.strerror
-        raise InputError(f"The output {path} cannot be written ({reason}): choose another.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"The output {name} cannot be written ({reason}): choose another.") from error
     if not present:
-        path.unlink()
+        os.unlink(os.path.realpath(path))
+
+
+class Beside:
+    """A place beside a file to write its next content: the file changes only when that is whole.
+
+    Two runs with one output each write a file of their own, and the last to finish leaves its own.  What is
+    no ordinary file (a device, a pipe), or lies in a folder that takes no new file, is written in place.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        # A link stays a link: what it points to is replaced.
+        self.target = Path(os.path.realpath(path))
+        self.place = self.target
+        if self.target.is_file() or not self.target.exists():
+            name = f"{self.target.stem[:60]}.part-{secrets.token_hex(4)}{self.target.suffix}"
+            with contextlib.suppress(OSError):
+                os.close(os.open(self.target.with_name(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                self.place = self.target.with_name(name)
+
+    def publish(self) -> None:
+        """Give the content its name.
+
+        Raises:
+          OSError: there is no room for it, or no right to.
+        """
+        if self.place == self.target:
+            return
+        if self.target.exists():
+            shutil.copymode(self.target, self.place)
+        try:
+            os.replace(self.place, self.target)
+        except OSError:
+            # A file that is mounted by itself takes new content but no other file.
+            shutil.copyfile(self.place, self.target)
+            self.place.unlink()
+
+    def discard(self) -> None:
+        """Leave the file as it was."""
+        if self.place != self.target:
+            self.place.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """Where to write a file's content; it gets its name if nothing is raised.
+
+    Raises:
+      InputError: writing failed, on a full disk for instance; the file is as it was.
+    """
+    beside = Beside(path)
+    try:
+        yield beside.place
+        beside.publish()
+    except (OSError, ValueError) as error:
+        beside.discard()
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"Writing {shown(path)} failed ({reason}): is the disk full?") from error
+    except BaseException:
+        beside.discard()
+        raise

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,17 @@ import av
 import numpy as np
 
 from tm_jax.errors import InputError
-from tm_jax.media.files import open_media
+from tm_jax.media.decoding import Tally, decoded, decoder
+from tm_jax.media.files import open_media, shown
+from tm_jax.media.losses import Expectation
+from tm_jax.media.mono import Mono
+from tm_jax.media.standard_input import REFUSED, open_standard_input
+from tm_jax.media.wav_header import check_wav
 from tm_jax.rates import SAMPLE_RATE
 
 BLOCK_SAMPLES = 1600
-# Containers whose header gives the true length, so that a missing end can be told.
-_EXACT_LENGTH = ("flac", "aiff", "mov,mp4,m4a,3gp,3g2,mj2")
+GAPS = (0.1, 10.0)
+"""Seconds without a packet that become silence; a longer jump is that of a clock, and the sound goes on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,50 +31,47 @@ class Sound:
     """16 kHz mono float32 blocks."""
     seconds: float | None
     """Length as the file states it; None where it is unknown, as on standard input."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What is to be told of a sound that plays, a sentence each: packets lost on the way, for instance.
+    Complete when the blocks have ended."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.blocks
 
 
 def read_audio(source: str | os.PathLike, stdin: io.IOBase | None = None) -> Sound:
-    """Open a sound file, the sound of a video, or ``-`` for raw s16le 16 kHz mono on standard input.
+    """Open a sound file, the sound of a video, or ``-`` for standard input.
 
-    Stereo is averaged.  Whatever is wrong with the beginning is refused here, before anything is computed;
-    damage further on raises from the iteration, after all sound before it has been delivered.
+    On standard input lie a file that can be played from its beginning, or raw s16le 16 kHz mono.  Stereo is
+    averaged.  Whatever is wrong with the beginning is refused here, before anything is computed.  Packets
+    that are damaged or lost are passed over and told in ``notes``; an end that is missing raises from the
+    iteration, after all sound before it has been delivered.
 
     Raises:
       InputError: missing, empty, foreign, truncated or damaged file, no sound in it, or values that are no
         numbers.
     """
     if str(source) == "-":
-        return Sound(_first_now(_raw_blocks(stdin or sys.stdin.buffer), "standard input"), None)
+        name, notes = "standard input", []
+        container = open_standard_input(stdin)
+        if not isinstance(container, av.container.InputContainer):
+            return Sound(_first_now(container, name), None)
+        return _opened(name, None, container, notes)
     path = Path(source)
     container = open_media(path, "audio file")
-    _check_riff(path)
+    note = check_wav(path)
+    return _opened(shown(path), path, container, [] if note is None else [note])
+
+
+def _opened(name: str, path: Path | None, container: av.container.InputContainer, notes: list[str]) -> Sound:
     if not container.streams.audio:
         container.close()
-        raise InputError(f"{path} has no audio stream: give a file with sound.")
+        raise InputError(f"{name} has no audio stream: give a file with sound.")
     stream = container.streams.audio[0]
-    seconds = None
-    if stream.duration is not None and stream.time_base is not None:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration:
-        seconds = container.duration / av.time_base
-    blocks = _decoded_blocks(path, container, seconds)
-    return Sound(_first_now(blocks, str(path)), seconds)
-
-
-def _check_riff(path: Path) -> None:
-    """Refuse a wav file that is shorter than its header says; FFmpeg plays it without a word."""
-    with path.open("rb") as file:
-        head = file.read(8)
-        size = file.seek(0, os.SEEK_END)
-    promised = int.from_bytes(head[4:], "little") + 8
-    # Recorders that write to a pipe leave the length open as some huge number.
-    if head[:4] == b"RIFF" and size + 1 < promised < 0x7FFFFF00:
-        raise InputError(
-            f"{path} is cut off: its header promises {promised} bytes and {size} are there; copy it again."
-        )
+    decoder(stream, name)
+    expected = Expectation(path, container, stream)
+    blocks = _decoded_blocks(name, path, container, expected, notes)
+    return Sound(_first_now(blocks, name), expected.seconds, notes)
 
 
 def _first_now(blocks: Iterator[np.ndarray], name: str) -> Iterator[np.ndarray]:
@@ -86,68 +87,53 @@ def _first_now(blocks: Iterator[np.ndarray], name: str) -> Iterator[np.ndarray]:
     return all_blocks()
 
 
-def _raw_blocks(stdin: io.IOBase) -> Iterator[np.ndarray]:
-    # os.read returns what has arrived, and a thread waiting in it does not hinder the program's exit.
-    try:
-        descriptor = stdin.fileno()
-        read = lambda: os.read(descriptor, 2 * BLOCK_SAMPLES)
-    except OSError:
-        read = lambda: stdin.read(2 * BLOCK_SAMPLES)
-    kept = b""
-    while data := read():
-        data = kept + data
-        whole = len(data) // 2 * 2
-        kept = data[whole:]
-        if whole:
-            yield np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768.0
-
-
 def _decoded_blocks(
-    path: Path, container: av.container.InputContainer, seconds: float | None
+    name: str,
+    path: Path | None,
+    container: av.container.InputContainer,
+    expected: Expectation,
+    notes: list[str],
 ) -> Iterator[np.ndarray]:
-    delivered = 0
+    delivered, tally, silence = 0, Tally(), [0.0]
     with container:
         try:
-            for block in _resampled(container):
+            for block in _resampled(container, tally, silence):
                 if not (numbers := np.isfinite(block)).all():
                     second = (delivered + int(numbers.argmin())) / SAMPLE_RATE
                     raise InputError(
-                        f"{path} holds samples that are not numbers (NaN or infinity) near {second:.1f} s: "
+                        f"{name} holds samples that are not numbers (NaN or infinity) near {second:.1f} s: "
                         "export it again."
                     )
                 delivered += len(block)
                 yield block
         except (av.FFmpegError, OSError) as error:
+            if path is None and not delivered:
+                raise InputError(REFUSED) from error
             raise InputError(
-                f"{path} is damaged or cut off after {delivered / SAMPLE_RATE:.1f} s of sound: "
+                f"{name} is damaged or cut off after {delivered / SAMPLE_RATE:.1f} s of sound: "
                 "copy or convert it again."
             ) from error
-        exact = container.format.name in _EXACT_LENGTH
-    if delivered and exact and seconds and delivered / SAMPLE_RATE < 0.98 * seconds - 0.1:
-        raise InputError(
-            f"{path} is cut off: its header promises {seconds:.1f} s of sound and "
-            f"{delivered / SAMPLE_RATE:.1f} s are there; copy it again."
-        )
+    if note := expected.check(name, delivered / SAMPLE_RATE - silence[0], silence[0], tally):
+        notes.append(note)
 
 
-def _resampled(container: av.container.InputContainer) -> Iterator[np.ndarray]:
-    """Decode, resample, fold to mono; blocks of bounded size whatever the file's own frames."""
-    stream = container.streams.audio[0]
-    resampler = None
-    for frame in container.decode(stream):
-        if resampler is None:
-            # FFmpeg folds stereo to mono with a gain of 3 dB; a mean keeps the level.
-            layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
-            resampler = av.AudioResampler("fltp", layout, SAMPLE_RATE)
-        frame.pts = None
-        for piece in resampler.resample(frame):
-            yield from _mono_blocks(piece)
-    if resampler is not None:
-        for piece in resampler.resample(None):
-            yield from _mono_blocks(piece)
+def _resampled(
+    container: av.container.InputContainer, tally: Tally, silence: list[float]
+) -> Iterator[np.ndarray]:
+    """Blocks of bounded size, whatever the file's own frames; silence where packets are missing."""
+    mono, expected = Mono(), None
+    for _, frame in decoded(container, container.streams.audio[0], tally):
+        time = frame.time
+        if None not in (time, expected) and GAPS[0] < time - expected < GAPS[1]:
+            yield from _blocks(mono.flush())
+            silence[0] += time - expected
+            yield from _blocks([np.zeros(round((time - expected) * SAMPLE_RATE), np.float32)])
+        expected = None if time is None else time + frame.samples / frame.sample_rate
+        yield from _blocks(mono.push(frame))
+    yield from _blocks(mono.flush())
 
 
-def _mono_blocks(frame: av.AudioFrame) -> Iterator[np.ndarray]:
-    mono = frame.to_ndarray().mean(axis=0, dtype=np.float32)
-    for start in range(0, len(mono), BLOCK_SAMPLES):
-        yield mono[start : start + BLOCK_SAMPLES]
+def _blocks(pieces: list[np.ndarray]) -> Iterator[np.ndarray]:
+    for piece in pieces:
+        for start in range(0, len(piece), BLOCK_SAMPLES):
+            yield piece[start : start + BLOCK_SAMPLES]
