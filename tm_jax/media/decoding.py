@@ -67,7 +67,7 @@ def decoded(
     Raises:
       av.FFmpegError, OSError: the file can be read no further, after all frames before.
     """
-    part, usual, context = 0, 0.0, stream.codec_context
+    part, usual = 0, 0.0
     bare = container.format.name in BARE
     packets = container.demux()
     while True:
@@ -76,8 +76,10 @@ def decoded(
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:
             packet, fault = None, error
-        if packet is None or (packet.size == 0 and packet.stream_index == stream.index and packet.dts is None):
-            yield from ((part, frame) for frame in _emptied(context))
+        if packet is None or (
+            packet.size == 0 and packet.stream_index == stream.index and packet.dts is None
+        ):
+            yield from ((part, frame) for frame in _emptied(stream))
             if fault is not None:
                 raise fault
             return
@@ -85,8 +87,8 @@ def decoded(
         if packet.stream_index != stream.index:
             continue
         if tally.packets - 1 in restarts:
-            yield from ((part, frame) for frame in _emptied(context))
-            context.flush_buffers()
+            yield from ((part, frame) for frame in _emptied(stream))
+            stream.codec_context.flush_buffers()
             part += 1
         try:
             frames = packet.decode()
@@ -104,10 +106,12 @@ def decoded(
             yield part, frame
 
 
-def _emptied(context: av.CodecContext) -> list[av.VideoFrame | av.AudioFrame]:
+def _emptied(stream: av.stream.Stream) -> list[av.VideoFrame | av.AudioFrame]:
     """The frames that a decoder still holds."""
+    end = av.Packet()
+    end.stream, end.time_base = stream, stream.time_base
     try:
-        return context.decode(None)
+        return end.decode()
     except av.FFmpegError:
         return []
 

@@ -69,7 +69,9 @@ def check_writable(path: Path) -> None:
     if os.path.isdir(path):
         raise InputError(f"The output {name} is a directory: give a file name inside it.")
     if not os.path.isdir(path.parent):
-        raise InputError(f"The folder {shown(path.parent)} of the output {name} does not exist: make it first.")
+        raise InputError(
+            f"The folder {shown(path.parent)} of the output {name} does not exist: make it first."
+        )
     present = os.path.exists(path)
     try:
         with path.open("ab"):

@@ -27,11 +27,13 @@ def tolerance(seconds: float) -> float:
 class Expectation:
     """What a file says of its sound before any of it is decoded."""
 
-    def __init__(self, path: Path | None, container: av.container.InputContainer, stream: av.AudioStream):
+    def __init__(self, path: Path | None, container: av.container.InputContainer, stream: av.stream.Stream):
         self._path, self._format = path, container.format.name
         self.track = self.whole = None
         # Opus counts 48,000 samples a second whatever the sound's own rate.
-        self._rate = 48_000 if stream.codec_context.name.endswith("opus") else stream.codec_context.sample_rate
+        context = stream.codec_context
+        opus = stream.type != "audio" or context.name.endswith("opus")
+        self._rate = 48_000 if opus else context.sample_rate
         self._start = float((stream.start_time or 0) * stream.time_base)
         if stream.duration and stream.time_base:
             self.track = float(stream.duration * stream.time_base)
@@ -84,6 +86,23 @@ class Expectation:
         if parts.unended or parts.lacking or tally.last_broken:
             return f"{name} does not end as it should: it may be cut off after these {heard:.1f} s."
         return None
+
+    def check_end(self, name: str, seen: float, tally: Tally) -> None:
+        """Compare the length of a video's pictures, in seconds, with what the header promises.
+
+        Raises:
+          InputError: the end is missing.
+        """
+        promised, there = self.track, seen
+        if self._format in _OF_THE_FILE:
+            promised, there = self.whole, tally.end
+            if self._path is not None and (lacking := structure(self._path, self._format).lacking) > 0:
+                promised = there * (1 + lacking / max(1, tally.every_byte))
+        if promised and promised - there > 0.5 + 0.05 * promised:
+            raise InputError(
+                f"{name} is cut off: its header promises {promised:.1f} s and {there:.1f} s are there; "
+                "copy it again."
+            )
 
     def _promise(self, heard: float, tally: Tally, parts: Structure) -> tuple[float | None, float]:
         """The length that a header states, and what is there of it; None where it states none."""

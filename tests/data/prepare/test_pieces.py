@@ -25,7 +25,9 @@ def seen(frames=100, boxes=(BOX,), speaking=True, change=None, sound=True, size=
     looked = np.arange(0, frames, 5)
     return Survey(
         frames=frames,
-        size=size,
+        sizes={0: size},
+        borders={},
+        missing=[],
         change=np.full(frames, 1.0) if change is None else change,
         looked=looked,
         faces=[np.array(boxes, np.float64).reshape(-1, 4) for _ in looked],

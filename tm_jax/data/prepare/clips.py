@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from tm_jax.data.prepare.decode import pictures
+from tm_jax.data.prepare.decode import Picture, pictures
 from tm_jax.data.prepare.pieces import Piece
-from tm_jax.data.prepare.sources import Source
+from tm_jax.data.prepare.sources import Source, one_video
 from tm_jax.data.prepare.survey import Survey
+from tm_jax.errors import InputError
+from tm_jax.media.files import shown
 from tm_jax.media.framing import Box
 from tm_jax.rates import SAMPLES_PER_FRAME
 
@@ -33,8 +35,12 @@ def sound_of(seen: Survey, piece: Piece) -> Float32[np.ndarray, " s"]:
 def clips(
     source: Source, kept: list[Piece], target: tuple[int, int]
 ) -> Iterator[tuple[Piece, Iterator[UInt8[np.ndarray, "y x 3"]]]]:
-    """Each kept piece (in order) with an iterator over its cropped frames, to be used before the next."""
-    frames = enumerate(pictures(source.path))
+    """Each kept piece (in order) with an iterator over its cropped frames, to be used before the next.
+
+    Raises:
+      InputError: from the iterators, whatever the video raises.
+    """
+    frames = enumerate(_pictures(source))
 
     def of(piece: Piece) -> Iterator[np.ndarray]:
         for index, picture in frames:
@@ -42,6 +48,12 @@ def clips(
                 yield cropped(picture.rgb(), piece.crop, target)
             if index == piece.start + piece.frames - 1:
                 return
+        raise InputError(f"{shown(source.path)} has become shorter while it was read: begin again.")
 
     for piece in kept:
         yield piece, of(piece)
+
+
+def _pictures(source: Source) -> Iterator[Picture]:
+    with one_video(source):
+        yield from pictures(source.path)

@@ -9,20 +9,23 @@ from tm_jax.data.prepare.settings import Filters
 from tm_jax.data.prepare.survey import Survey
 from tm_jax.media.face_finder import FaceTrack, track
 from tm_jax.media.framing import Box, crop_window
-from tm_jax.rates import FRAMES_PER_SECOND
+from tm_jax.rates import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 REASONS = {
     "unreadable": "no media file, damaged or cut off",
     "too_short": "the whole video is shorter than a clip",
-    "cuts": "shorter than a clip between two cuts",
+    "cuts": "shorter than a clip between two cuts, jumps of the clock or changes of size",
     "no_face": "no face, or too often none",
     "several_faces": "another face beside the main one",
     "small_face": "the face is too small to enlarge",
     "moving_face": "the face leaves the crop",
-    "no_sound": "no sound",
+    "no_sound": "no sound, or a hole in it",
     "no_speech": "too little speech",
 }
 """Why a piece is dropped; of several reasons the first one counts."""
+
+MOST_MISSING = 0.2
+"""Seconds of a piece's sound that may be missing."""
 
 NEIGHBOURS = 12
 """Frames to either side with which a cut is compared."""
@@ -70,11 +73,14 @@ def pieces(
     least = int(np.ceil(filters.min_seconds * FRAMES_PER_SECOND - 1e-6))
     if seen.frames < least:
         return [Piece(0, seen.frames, "too_short", f"{seen.seconds:.1f} s")]
-    borders = [0, *find_cuts(seen.change, filters), seen.frames]
+    cuts = {*find_cuts(seen.change, filters), *seen.borders} - {0}
+    borders = [0, *sorted(cuts), seen.frames]
     found = []
     for start, stop in itertools.pairwise(borders):
         if stop - start < least:
-            found.append(Piece(start, stop - start, "cuts", f"{(stop - start) / FRAMES_PER_SECOND:.1f} s"))
+            why = "; ".join(f"there {seen.borders[edge]}" for edge in (start, stop) if edge in seen.borders)
+            detail = f"{(stop - start) / FRAMES_PER_SECOND:.1f} s" + (f"; {why}" if why else "")
+            found.append(Piece(start, stop - start, "cuts", detail))
             continue
         longest = max(least, int(filters.max_seconds * FRAMES_PER_SECOND))
         parts = -(-(stop - start) // longest)
@@ -95,8 +101,13 @@ def _judge(
     frames = 1 + 4 * ((stop - start - 1) // 4)
     speech = float(seen.speaking[2 * start : 2 * (start + frames)].mean())
     faces = _given(given) if given else _tracked(seen, start, stop)
-    crop = crop_window(seen.size, target, faces.box) if faces.share else (0, 0, *seen.size)
+    size = seen.size_at(start)
+    crop = crop_window(size, target, faces.box) if faces.share else (0, 0, *size)
     piece = Piece(start, frames, crop=crop, face=faces.reach, speech=speech)
+    if given and size != seen.size_at(0):
+        (height, width), (tall, wide) = size, seen.size_at(0)
+        detail = f"the given box is one of {wide}×{tall}, and the picture changes to {width}×{height}"
+        return dataclasses.replace(piece, reason="no_face", detail=detail)
     reason, detail = _reason(seen, piece, faces, filters, target)
     return dataclasses.replace(piece, reason=reason, detail=detail)
 
@@ -115,7 +126,7 @@ def _reason(
 ) -> tuple[str | None, str]:
     """Why a piece is dropped, and the number behind it; None where it is kept."""
     y0, x0, y1, x1 = piece.crop
-    height, width = seen.size
+    height, width = seen.size_at(piece.start)
     upscale = target[0] / max(y1 - y0, 1e-6)
     if faces.share < filters.min_face:
         return "no_face", f"found in {faces.share:.0%} of the frames"
@@ -132,6 +143,10 @@ def _reason(
         return "moving_face", f"by {outside:.0f} pixels"
     if not len(seen.sound):
         return "no_sound", ""
+    begin, end = (SAMPLES_PER_FRAME * frame for frame in (piece.start, piece.start + piece.frames))
+    lost = sum(max(0, min(end, last) - max(begin, first)) for first, last in seen.missing) / SAMPLE_RATE
+    if lost > MOST_MISSING:
+        return "no_sound", f"{lost:.1f} s of it are missing"
     if piece.speech < filters.min_speech:
         return "no_speech", f"{piece.speech:.0%} of the time"
     return None, ""

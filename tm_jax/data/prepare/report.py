@@ -13,6 +13,7 @@ from PIL import Image
 
 from tm_jax.data.prepare.pieces import REASONS
 from tm_jax.data.prepare.shards import partial_of, publish, write_json
+from tm_jax.media.files import shown
 
 LISTED = 40
 """Dropped pieces that the table names; report.json holds all."""
@@ -54,7 +55,7 @@ def make_report(out: Path, done: list[dict[str, Any]], wanted: int) -> Report:
         out / "report.json",
         {"shards": {"done": len(done), "wanted": wanted}, "totals": totals, "videos": plain},
     )
-    _write(out / "report.txt", (text + "\n").encode())
+    _write(out / "report.txt", (text + "\n").encode(errors="backslashreplace"))
     if clips:
         _write(out / "report.png", _picture(clips, totals))
     return Report(totals["kept"]["clips"], len(videos), len(done), wanted, text)
@@ -86,7 +87,11 @@ def _table(out: Path, videos: list[dict], clips: list[dict], totals: dict[str, d
     row = lambda name, count, time, why="": (
         f"{name:<22}{count:>7}{_clock(time):>11}{time / max(seconds, 1e-9):>8.0%}   {why}".rstrip()
     )
-    lines = [f"{out}: {len(videos)} videos, {state}", "", f"{'':22}{'clips':>7}{'h:mm:ss':>11}{'share':>8}"]
+    lines = [
+        f"{shown(out)}: {len(videos)} videos, {state}",
+        "",
+        f"{'':22}{'clips':>7}{'h:mm:ss':>11}{'share':>8}",
+    ]
     lines.append(row("kept", totals["kept"]["clips"], totals["kept"]["seconds"]))
     if heldout:
         lines.append(row("  held out of these", len(heldout), sum(clip["seconds"] for clip in heldout)))

@@ -43,7 +43,7 @@ def from_bytes(record: bytes) -> EncodedVideo:
 
 
 @contextlib.contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
+def one_sentence(path: Path) -> Iterator[None]:
     """Turns what goes wrong while a file is written into one sentence."""
     try:
         yield
@@ -66,10 +66,11 @@ def partial_of(path: Path) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """JSON, whole or not at all."""
-    with _one_sentence(path):
+    with one_sentence(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_of(path)
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         publish(partial, path)
 
 
@@ -78,7 +79,7 @@ def write_records(path: Path, records: Sequence[bytes]) -> None:
     if not records:
         path.unlink(missing_ok=True)
         return
-    with _one_sentence(path):
+    with one_sentence(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_of(path)
         writer = ArrayRecordWriter(str(partial), _OPTIONS)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 from tm_jax.audio.voice_activity import VoiceActivity
-from tm_jax.data.prepare.decode import pictures, sound
+from tm_jax.data.prepare.decode import Part, pictures, sound
 from tm_jax.data.prepare.sources import Source
 from tm_jax.media.face_finder import FaceFinder, Faces
 from tm_jax.rates import FRAMES_PER_SECOND
@@ -24,8 +24,10 @@ class Survey:
 
     frames: int
     """Frames at 25 a second."""
-    size: tuple[int, int]
-    """Height and width in pixels, upright."""
+    sizes: dict[int, tuple[int, int]]
+    """Frame → height and width in pixels, upright, from that frame on."""
+    borders: dict[int, str]
+    """Frame at which other pictures begin than those before, cut or not → why."""
     change: Float[np.ndarray, " frames"]
     """Mean difference per pixel (of 255) of each frame from the one before it."""
     looked: Int[np.ndarray, " looks"]
@@ -33,7 +35,9 @@ class Survey:
     faces: list[Faces]
     """The faces of those frames."""
     sound: Int16[np.ndarray, " s"]
-    """16 kHz mono, from the first frame on."""
+    """16 kHz mono, from the first frame on; none where the video has no sound."""
+    missing: list[tuple[int, int]]
+    """Samples, from and to, where the sound has a hole."""
     speaking: Bool[np.ndarray, " tokens"]
     """Whether somebody speaks, for every 20 ms; as long as the pictures."""
     thumbnails: dict[int, UInt8[np.ndarray, "y x 3"]]
@@ -43,6 +47,10 @@ class Survey:
     def seconds(self) -> float:
         """Length of the video."""
         return self.frames / FRAMES_PER_SECOND
+
+    def size_at(self, frame: int) -> tuple[int, int]:
+        """Height and width of a frame."""
+        return self.sizes[max((first for first in self.sizes if first <= frame), default=0)]
 
 
 def survey(source: Source, look_every: int, *, search: bool = True) -> Survey:
@@ -57,25 +65,40 @@ def survey(source: Source, look_every: int, *, search: bool = True) -> Survey:
     """
     finder = FaceFinder()
     change, looked, faces, thumbnails = [], [], [], {}
-    before, size = None, (0, 0)
+    before, size, sizes, borders, began, part = None, None, {}, {}, [], -1
     for index, picture in enumerate(pictures(source.path)):
         rgb = picture.rgb()
+        if picture.part != part:
+            part = picture.part
+            began.append((index, picture.began))
+            if index:
+                borders[index] = "the file's clock jumps"
+        if rgb.shape[:2] != size:
+            if size is not None:
+                borders[index] = (
+                    f"the picture changes from {size[1]}×{size[0]} to {rgb.shape[1]}×{rgb.shape[0]}"
+                )
+            sizes[index] = size = rgb.shape[:2]
         small = cv2.resize(rgb, SMALL, interpolation=cv2.INTER_AREA).astype(np.float32)
         change.append(0.0 if before is None else float(np.abs(small - before).mean()))
-        before, size = small, rgb.shape[:2]
+        before = small
         if search and index % look_every == 0:
             looked.append(index)
             faces.append(finder(rgb))
         if index % THUMBNAIL_EVERY == 0:
             thumbnails[index] = thumbnail(rgb)
-    samples = sound(source.path)
+    ends = [index for index, _ in began[1:]] + [len(change)]
+    parts = [Part(end - first, time) for (first, time), end in zip(began, ends, strict=True)]
+    samples, missing = sound(source.path, parts)
     return Survey(
         frames=len(change),
-        size=size,
+        sizes=sizes,
+        borders=borders,
         change=np.array(change),
         looked=np.array(looked, np.int64),
         faces=faces,
         sound=samples,
+        missing=missing,
         speaking=_speaking(samples, 2 * len(change)),
         thumbnails=thumbnails,
     )

@@ -25,15 +25,25 @@ from tm_jax.data.prepare.models import Encoders, load_encoders
 from tm_jax.data.prepare.pieces import Piece, pieces
 from tm_jax.data.prepare.report import Report, make_report
 from tm_jax.data.prepare.settings import PrepareConfig
-from tm_jax.data.prepare.shards import read_json, read_records, to_bytes, write_json, write_records
-from tm_jax.data.prepare.sources import Source, find_videos, groups, held_out, list_digest
-from tm_jax.data.prepare.survey import THUMBNAIL_HEIGHT, Survey, survey
+from tm_jax.data.prepare.shards import (
+    one_sentence,
+    read_json,
+    read_records,
+    to_bytes,
+    write_json,
+    write_records,
+)
+from tm_jax.data.prepare.sources import Source, find_videos, groups, held_out, list_digest, one_video
+from tm_jax.data.prepare.survey import Survey, survey
 from tm_jax.data.prepare.texts import embeddings
 from tm_jax.errors import InputError
+from tm_jax.media.files import shown
 from tm_jax.media.framing import in_crop
 from tm_jax.rates import FRAMES_PER_SECOND
 
 NOT_SETTINGS = ("videos", "out", "process_index", "process_count")
+MOST_TRIES = 3
+"""Deaths of the process in one video after which it is dropped."""
 PICTURED = 2
 """Thumbnails that a video gives for each reason."""
 
@@ -118,6 +128,15 @@ def _facts(config: PrepareConfig, encoders: Encoders, texts: dict[str, np.ndarra
     }
 
 
+def _stated_seconds(source: Source) -> float:
+    """What a video's header says of its length, 0 where it is not to be had."""
+    try:
+        with one_video(source):
+            return header_seconds(source.path)
+    except InputError:
+        return 0.0
+
+
 def _report_of(out: Path, group: Group) -> Path:
     return out / "reports" / f"{group.name}.json"
 
@@ -139,40 +158,72 @@ class _Run:
     def work(self, left: list[Group]) -> None:
         """All groups in turn; the next video is looked at while the accelerator encodes this one."""
         todo = [
-            source
+            (number, source)
             for group in left
             for number, source in enumerate(group.sources, group.first)
             if not self._staged(number).exists()
         ]
-        lengths = {source.path: header_seconds(source.path) for source in todo}
+        lengths = {source.path: _stated_seconds(source) for _, source in todo}
         form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-        with tqdm(total=sum(lengths.values()), unit=" s", desc="preparing", bar_format=form) as bar:
-            seen = self._surveyed(todo)
-            for group in left:
-                for number, source in enumerate(group.sources, group.first):
-                    if not self._staged(number).exists():
-                        self._video(number, source, next(seen), bar, lengths[source.path])
-                self._finish(group)
+        try:
+            with tqdm(total=sum(lengths.values()), unit=" s", desc="preparing", bar_format=form) as bar:
+                seen = self._surveyed(todo)
+                for group in left:
+                    for number, source in enumerate(group.sources, group.first):
+                        if not self._staged(number).exists():
+                            self._video(number, source, next(seen), bar, lengths[source.path])
+                    self._finish(group)
+        except BaseException:
+            # What Python can tell of is no video's fault.
+            for number, _ in todo:
+                self._tries(number).unlink(missing_ok=True)
+            raise
+
+    def _tries(self, number: int) -> Path:
+        """Counts how often the process has begun a video and died without a word."""
+        return self.config.out / "staging" / f"{number:06d}.tries"
+
+    def _begin(self, number: int, source: Source) -> None:
+        """Count this try.
+
+        Raises:
+          InputError: the video has ended the process too often.
+        """
+        file = self._tries(number)
+        before = int(file.read_text() or 0) if file.exists() else 0
+        if before >= MOST_TRIES:
+            raise InputError(
+                f"{shown(source.path)} was being read each of {before} times that the process was killed: "
+                "convert it again."
+            )
+        with one_sentence(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(str(before + 1))
 
     def _staged(self, number: int) -> Path:
         return self.config.out / "staging" / f"{number:06d}.json"
 
-    def _surveyed(self, todo: list[Source]) -> Iterator[Survey | InputError]:
+    def _surveyed(self, todo: list[tuple[int, Source]]) -> Iterator[Survey | InputError]:
         """What is seen of each video, one video ahead of its use."""
 
-        def look(source: Source) -> Survey | InputError:
+        def look(number: int, source: Source) -> Survey | InputError:
             try:
+                self._begin(number, source)
                 search = (source.face_box or self.config.face_box) is None
-                return survey(source, self.config.filters.look_every, search=search)
+                with one_video(source):
+                    return survey(source, self.config.filters.look_every, search=search)
             except InputError as error:
                 return error
 
+        # A video that may have killed an earlier process is looked at by itself, so that no other is blamed.
+        alone = {number for number, _ in todo if self._tries(number).exists()}
         with concurrent.futures.ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(look, todo[0]) if todo else None
-            for index in range(len(todo)):
-                result = pending.result()
-                if index + 1 < len(todo):
-                    pending = ahead.submit(look, todo[index + 1])
+            pending = None
+            for index, video in enumerate(todo):
+                result = (pending or ahead.submit(look, *video)).result()
+                following, pending = todo[index + 1 : index + 2], None
+                if following and following[0][0] not in alone:
+                    pending = ahead.submit(look, *following[0])
                 yield result
 
     def _video(
@@ -186,7 +237,8 @@ class _Run:
             bar.total += seen.seconds - expected
             expected = seen.seconds
             box = source.face_box or self.config.face_box
-            found = pieces(seen, self.config.filters, self.config.size, box)
+            with one_video(source):
+                found = pieces(seen, self.config.filters, self.config.size, box)
             tick = lambda frames: bar.update(frames / FRAMES_PER_SECOND)
             records = self._encoded(source, seen, found, tick)
             listed = _entries(seen, found)
@@ -198,7 +250,10 @@ class _Run:
         staged = self._staged(number)
         write_records(staged.with_suffix(".array_record"), records)
         split = "heldout" if source.path in self.heldout else "train"
-        write_json(staged, {"source": str(source.path), "split": split, "seconds": expected, "clips": listed})
+        write_json(
+            staged, {"source": shown(source.path), "split": split, "seconds": expected, "clips": listed}
+        )
+        self._tries(number).unlink(missing_ok=True)
         bar.update(before + expected - bar.n)
         bar.set_postfix_str(f"{self.kept} clips kept, {self.dropped} dropped")
 
@@ -259,7 +314,7 @@ def _thumbnail(seen: Survey, piece: Piece) -> str:
     """A JPEG from the middle of a piece with its crop in white and its face in yellow, in base 64."""
     middle = piece.start + piece.frames // 2
     picture = seen.thumbnails[min(seen.thumbnails, key=lambda index: abs(index - middle))].copy()
-    scale = THUMBNAIL_HEIGHT / seen.size[0]
+    scale = picture.shape[0] / seen.size_at(piece.start)[0]
     for box, colour in ((piece.crop, (255, 255, 255)), (piece.face, (255, 220, 0))):
         y0, x0, y1, x1 = (round(side * scale) for side in box)
         if y1 > y0:

@@ -1,0 +1,101 @@
+"""The clocks of a video file: where they jump, and so which pictures and which sound belong together.
+
+Recordings that were joined, and pieces of a live stream, keep the times that each began with.  Pictures and
+sound of one part share a clock; those of different parts do not.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import av
+
+from tm_jax.errors import InputError
+from tm_jax.media.files import shown
+
+BACK = 0.1
+"""Seconds by which a clock may run back before it counts as another."""
+AHEAD = 0.5
+"""Seconds by which the clocks of pictures and sound must both leap to count as others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump:
+    """A place where a stream's times do not go on."""
+
+    packet: int
+    """Number of the stream's packet that comes after it."""
+    place: int
+    """Number of that packet among those of both streams."""
+    seconds: float
+    """From where the stream would have gone on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clocks:
+    """Where the decoders of a file are to begin anew."""
+
+    pictures: tuple[int, ...] = ()
+    """Numbers of the video packets that begin a part."""
+    sound: tuple[int, ...] = ()
+    """Numbers of the audio packets that begin a part; as many."""
+
+
+def read_clocks(path: Path, container: av.container.InputContainer) -> Clocks:
+    """Find the parts of an open file, whose packets this reads to the end.
+
+    Raises:
+      InputError: the pictures' clock jumps where that of the sound does not, or the file is damaged.
+    """
+    video = container.streams.video[0]
+    audio = next(iter(container.streams.audio), None)
+    jumps = {video.index: [], **({} if audio is None else {audio.index: []})}
+    counts, expected, usual, place = dict.fromkeys(jumps, 0), {}, {}, 0
+    try:
+        for packet in container.demux(*filter(None, (video, audio))):
+            number = packet.stream_index
+            ticks = packet.dts if packet.dts is not None else packet.pts
+            if ticks is None:
+                counts[number] += packet.size > 0
+                continue
+            time = float(ticks * packet.time_base)
+            if number in expected:
+                step = time - expected[number]
+                if step < -BACK - usual[number] or step > AHEAD:
+                    jumps[number].append(Jump(counts[number], place, step))
+            length = float(packet.duration * packet.time_base) if packet.duration else 0.0
+            expected[number], usual[number] = time + length, min(length, 0.1)
+            counts[number] += 1
+            place += 1
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{shown(path)} is damaged after {counts[video.index]} pictures: copy or convert it again."
+        ) from error
+    return _matched(path, jumps[video.index], None if audio is None else jumps[audio.index])
+
+
+def _matched(path: Path, seen: list[Jump], heard: list[Jump] | None) -> Clocks:
+    """The jumps that begin parts: those of pictures and sound that belong together, in order."""
+    if heard is None:
+        return Clocks(tuple(jump.packet for jump in seen if jump.seconds < 0), ())
+    pictures, sound = [], []
+    seen, heard = list(seen), list(heard)
+    while seen or heard:
+        if seen and heard and _alike(seen[0], heard[0]):
+            pictures.append(seen.pop(0).packet)
+            sound.append(heard.pop(0).packet)
+            continue
+        # The earlier one has no counterpart: a mere gap is none of a clock.
+        alone = min(filter(None, (seen[:1], heard[:1])), key=lambda jumps: jumps[0].place)[0]
+        (seen if seen and alone is seen[0] else heard).pop(0)
+        if alone.seconds < 0:
+            raise InputError(
+                f"{shown(path)} has pictures and sound whose clocks do not restart together: cut it there."
+            )
+    return Clocks(tuple(pictures), tuple(sound))
+
+
+def _alike(seen: Jump, heard: Jump) -> bool:
+    """Whether pictures and sound jump together: both back, or both ahead by about as much."""
+    if seen.seconds < 0 or heard.seconds < 0:
+        return seen.seconds < 0 and heard.seconds < 0
+    return abs(seen.seconds - heard.seconds) < AHEAD + 0.2 * seen.seconds
