@@ -1,4 +1,4 @@
-"""How much of a file's sound was lost on the way: what its header and its bytes say against what was heard."""
+"""How much of a file's sound was lost: what its header and its bytes say against what was heard."""
 
 import re
 from pathlib import Path

@@ -3,8 +3,9 @@
 Transparency is laid over mid-grey, the value that the image-to-video condition calls empty.
 """
 
+import io
 import os
-import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from tm_jax.errors import InputError
-from tm_jax.media.files import check_file, check_writable
+from tm_jax.media.colour import to_srgb
+from tm_jax.media.files import check_file, check_writable, shown, written_whole
 from tm_jax.media.framing import Box, crop_window
 
 SMALLEST_SIDE = 16
@@ -36,14 +38,14 @@ def load_picture(
         y0, x0, y1, x1 = face_box
         if not (0 <= y0 < y1 <= picture.height and 0 <= x0 < x1 <= picture.width):
             raise InputError(
-                f"The face box {face_box} lies outside the picture {path} "
+                f"The face box {face_box} lies outside the picture {shown(path)} "
                 f"of {picture.width}×{picture.height} pixels: give y0,x0,y1,x1 within it."
             )
     return fit(picture, (size, size) if isinstance(size, int) else size, face_box)
 
 
 def read_picture(path: str | os.PathLike) -> Image.Image:
-    """A picture as RGB.
+    """A picture as sRGB, by its colour profile where it has one.
 
     Upright by its EXIF tag; RGBA, palette, grey, CMYK and 16-bit pictures are converted; of an animation the
     first frame is taken.
@@ -55,23 +57,41 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
     path = Path(path)
     check_file(path, "picture")
     try:
-        with Image.open(path) as file:
+        # Pillow's decoders warn of what they then read or refuse.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_formats()) as file:
             file.load()
-            picture = _rgb(ImageOps.exif_transpose(file), path)
+            picture = _rgb(_turned(file), path)
     except Image.DecompressionBombError as error:
-        raise InputError(f"The picture {path} is larger than 179 megapixels: scale it down.") from error
-    except (OSError, SyntaxError, EOFError, ValueError, struct.error) as error:
-        if isinstance(error, InputError):
-            raise
+        name = shown(path)
+        raise InputError(f"The picture {name} is larger than 179 megapixels: scale it down.") from error
+    except InputError:
+        raise
+    except Exception as error:
+        # Damaged pictures make them raise anything.
         raise InputError(
-            f"The picture {path} is no image, or it is truncated or damaged: export it again as PNG or JPEG."
+            f"The picture {shown(path)} is no image, or it is truncated or damaged: "
+            "export it again as PNG or JPEG."
         ) from error
     if min(picture.size) < SMALLEST_SIDE:
         raise InputError(
-            f"The picture {path} has {picture.width}×{picture.height} pixels: give one of at least "
+            f"The picture {shown(path)} has {picture.width}×{picture.height} pixels: give one of at least "
             f"{SMALLEST_SIDE}×{SMALLEST_SIDE}."
         )
     return picture
+
+
+def _formats() -> list[str]:
+    """What Pillow opens: without programs (EPS) and without textures, which it decodes at leisure."""
+    Image.init()
+    return [name for name in Image.OPEN if name not in ("EPS", "DDS", "BLP", "FTEX")]
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    """Upright by its EXIF tag, which is ignored where it is damaged."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:
+        return picture
 
 
 def fit(picture: Image.Image, size: tuple[int, int], face_box: Box | None) -> UInt8[np.ndarray, "y x 3"]:
@@ -82,16 +102,18 @@ def fit(picture: Image.Image, size: tuple[int, int], face_box: Box | None) -> UI
 
 
 def _rgb(picture: Image.Image, path: Path) -> Image.Image:
-    """Eight-bit RGB from any of Pillow's modes."""
+    """Eight-bit sRGB from any of Pillow's modes."""
+    profile = picture.info.get("icc_profile")
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
         if not np.isfinite(values).all():
-            raise InputError(f"The picture {path} holds values that are not numbers: export it again.")
+            raise InputError(f"The picture {shown(path)} holds values that are not numbers: export it again.")
         # Deep pictures do not say where white is: 16 bits, or the unit interval of floats, or 8 bits.
         deep = picture.mode.startswith("I;16") or values.max() > 255
         white = 65535.0 if deep else (1.0 if picture.mode == "F" and values.max() <= 1 else 255.0)
         grey = np.clip(values / white * 255.0, 0, 255).round().astype(np.uint8)
-        return Image.fromarray(grey, "L").convert("RGB")
+        return to_srgb(Image.fromarray(grey, "L"), profile).convert("RGB")
+    picture = to_srgb(picture, profile)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, (128, 128, 128, 255))
@@ -108,8 +130,14 @@ class ContactSheet:
 
     def __init__(self, path: str | os.PathLike, columns: int = 6, rows: int = 4):
         self.path = Path(path)
-        if self.path.suffix.lower() not in Image.registered_extensions():
-            raise InputError(f"The contact sheet {path} is to be a picture: end its name in .png.")
+        self._format = Image.registered_extensions().get(self.path.suffix.lower(), "none")
+        try:
+            # Pillow can but read some of the kinds whose endings it knows, and write some but in few colours.
+            Image.new("RGB", (64, 64)).save(io.BytesIO(), self._format)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"The contact sheet {shown(path)} is to be a picture: end its name in .png."
+            ) from error
         check_writable(self.path)
         self._columns, self._most = columns, columns * rows
         self._kept: list[np.ndarray] = []
@@ -137,7 +165,5 @@ class ContactSheet:
         """Write the sheet; a stream without frames gives no file."""
         if not self._kept:
             return
-        try:
-            Image.fromarray(self.image()).save(self.path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"Writing {self.path} failed ({error}): is the disk full?") from error
+        with written_whole(self.path) as place:
+            Image.fromarray(self.image()).save(place, self._format)

@@ -1,10 +1,12 @@
 """Video in and out, through PyAV.
 
 Video goes into an mp4 that plays up to its last second whatever ends the program: it is written in
-fragments of one second, and a file closed in the ordinary way gets an ordinary index as well.
+fragments of one second, and a file closed in the ordinary way gets an ordinary index as well.  Until then it
+lies beside its name, as ``talk.part-….mp4`` for talk.mp4: what has the name is whole, and two runs with one
+name do not mix.
 """
 
-import dataclasses
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from tm_jax.errors import InputError
-from tm_jax.media.files import check_writable, open_media
+from tm_jax.media.files import Beside, check_writable, media_url, open_media, shown
 from tm_jax.rates import FRAMES_PER_SECOND, SAMPLE_RATE
 
 SUFFIXES = (".mp4", ".m4v", ".mov")
@@ -26,8 +28,8 @@ Block = Float32[np.ndarray, "s"]
 class VideoWriter:
     """Writes frames and their sound to an mp4 (H.264 yuv420p at 25 fps, AAC mono at 16 kHz).
 
-    The file is made when the first frames come.  Use it as a context: leaving it, by Ctrl-C too, finishes
-    the file.
+    The file is begun when the first frames come, and gets its name when it is closed.  Use it as a context:
+    leaving it, by Ctrl-C too, finishes the file.  Where writing fails an old file of that name stays.
 
     Args:
       sound: False leaves the audio track out.
@@ -42,13 +44,14 @@ class VideoWriter:
             raise InputError(f"The output {path} is to be an mp4: give it a name that ends in .mp4.")
         check_writable(self.path)
         self.frames, self.samples = 0, 0
-        self._container = None
+        self._container = self._beside = None
 
     def _start(self, height: int, width: int) -> None:
         if height % 2 or width % 2:
             raise ValueError(f"yuv420p needs even sides, got {height}×{width}")
         options = {"movflags": "hybrid_fragmented+frag_keyframe+delay_moov", "flush_packets": "1"}
-        self._container = av.open(str(self.path), "w", format="mp4", options=options)
+        self._beside = Beside(self.path)
+        self._container = av.open(media_url(self._beside.place), "w", format="mp4", options=options)
         video = self._container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         # No lookahead and no B-frames: what was handed over is in the file within two seconds.
@@ -62,7 +65,7 @@ class VideoWriter:
 
     def write(self, frames: UInt8[np.ndarray, "t y x 3"], audio: Block) -> None:
         """Append frames and the sound that belongs to them."""
-        with _Faults(self.path):
+        with self._faults():
             if self._container is None:
                 self._start(*frames.shape[1:3])
             for pixels in frames:
@@ -83,31 +86,36 @@ class VideoWriter:
         if self._container is None:
             return
         container, self._container = self._container, None
-        with _Faults(self.path), container:
-            container.mux(self._video.encode(None))
-            if self.samples:
-                container.mux(self._audio.encode(None))
+        with self._faults():
+            with container:
+                container.mux(self._video.encode(None))
+                if self.samples:
+                    container.mux(self._audio.encode(None))
+            self._beside.publish()
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turns FFmpeg's faults while writing into one sentence, which names what plays nevertheless."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            self._container = None
+            beside, kept = self._beside, ""
+            if beside is not None and beside.place != beside.target:
+                if self.frames > FRAMES_PER_SECOND and beside.place.exists():
+                    kept = f"; what was made until then is in {shown(beside.place)}"
+                else:
+                    beside.discard()
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"Writing {shown(self.path)} failed ({reason}){kept}: is the disk full?"
+            ) from error
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Faults:
-    """Turns FFmpeg's faults while writing into one sentence."""
-
-    path: Path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, (av.FFmpegError, OSError)):
-            reason = error.strerror or str(error)
-            raise InputError(f"Writing {self.path} failed ({reason}): is the disk full?") from error
 
 
 def read_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
@@ -120,7 +128,7 @@ def read_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
     container = open_media(path, "video file")
     if not container.streams.video:
         container.close()
-        raise InputError(f"{path} has no video stream: give a video.")
+        raise InputError(f"{shown(path)} has no video stream: give a video.")
 
     def frames():
         with container:
@@ -130,7 +138,7 @@ def read_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
                     count += 1
                     yield frame.to_ndarray(format="rgb24")
             except (av.FFmpegError, OSError) as error:
-                raise InputError(f"{path} is damaged after {count} frames: copy it again.") from error
+                raise InputError(f"{shown(path)} is damaged after {count} frames: copy it again.") from error
 
     return frames()
 

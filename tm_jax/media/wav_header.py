@@ -12,7 +12,7 @@ from tm_jax.errors import InputError
 from tm_jax.media.files import shown
 
 OPEN = ((0x7FFF0000, 0x80010000), (0xFFFF0000, 0x100000000))
-"""Sizes that stand for "until the end": recorders that write to a pipe put 0x7ffff000, 0xffffffff and the like."""
+"""Sizes that mean "until the end": recorders that write to a pipe put 0x7ffff000, 0xffffffff and the like."""
 SLIP = 64
 """Bytes by which some writers count the header among the data."""
 
