@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ class Arguments:
     image: Path
     """Picture of the character; cropped to the model's shape."""
     audio: str
-    """Any sound or video file, or - for raw 16-bit little-endian 16 kHz mono on standard input."""
+    """Any sound or video file, or - for standard input: a file that plays from its beginning, or raw 16-bit
+    little-endian 16 kHz mono."""
     out: Path
     """The mp4 to write."""
     weights: ShippedPath = Path(__file__).parent / "tm_jax" / "weights"
@@ -32,8 +34,9 @@ class Arguments:
     frames_out: Path | None = None
     """Also write a contact sheet of the video here (png)."""
     face: str = ""
-    """Where the face is: auto, none, or y0,x0,y1,x1 in pixels or fractions of the picture (default: auto for
-    students born from Wan; without a face the whole picture may move)."""
+    """Where the face is: auto, none, or y0,x0,y1,x1 in pixels or fractions of the picture.  The crop is laid
+    round it, and only it moves; without one the middle is taken, and all of it may move (default: auto, but
+    students not born from Wan move all of it, and leave a picture as it is whose face is in the middle)."""
     prompt: str = ""
     """What the video shows: a text, or a file that python -m tm_jax.pretrained embed-prompt wrote (default:
     prompt.safetensors beside the weights).  A text without its file loads the text encoder."""
@@ -105,4 +108,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # A program that is asked to end finishes its file, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -1,5 +1,6 @@
 """The face box: read from a flag, found in a photograph, and carried into the crop."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ from PIL import Image
 
 import tm_jax
 from tm_jax.errors import InputError
+from tm_jax.media import face_search
 from tm_jax.media.face import find_face, framed, parse_face
-from tm_jax.media.face_finder import FaceFinder
 from tm_jax.media.framing import crop_window, in_crop, whole_pixels
 
 ASSETS = Path(tm_jax.__file__).parent / "assets"
@@ -47,18 +48,21 @@ def test_a_box_lands_on_the_same_pixels_of_the_crop(rng):
 def test_without_a_face_the_middle_is_taken_and_all_may_move():
     blank = np.full((80, 120, 3), 128, np.uint8)
     assert find_face(blank) is None
-    assert framed(blank, "auto", (32, 32)) == framed(blank, "none", (32, 32)) == (None, None)
+    for face in ("auto", "none", ""):
+        framing = framed(blank, face, (32, 32))
+        assert (framing.crop, framing.face, framing.moving) == ((0, 20, 80, 100), None, None)
+        assert ("no face was found" in framing.note) == (face != "none")
 
 
 def test_a_given_box_is_framed():
     blank = np.full((80, 120, 3), 128, np.uint8)
-    box, inside = framed(blank, "20,30,60,70", (32, 32))
-    assert box == (20, 30, 60, 70)
+    framing = framed(blank, "20,30,60,70", (32, 32), all_moves=True)
+    assert framing.face == (20, 30, 60, 70) and not framing.note
     # A face of 40 pixels takes 0.55 of the crop's height, in its middle.
-    assert inside == (7, 7, 25, 25)
+    assert framing.moving == (7, 7, 25, 25)
 
 
-@pytest.mark.parametrize("name", ["photo", "shaded"])
+@pytest.mark.parametrize("name", ["photo", "shaded", "anime"])
 def test_a_face_is_found_in_a_shipped_picture(name):
     picture = np.asarray(Image.open(ASSETS / f"{name}.png").convert("RGB"))
     (y0, x0, y1, x1), reach = find_face(picture)
@@ -66,8 +70,34 @@ def test_a_face_is_found_in_a_shipped_picture(name):
     assert 180 < y1 - y0 < 300 and reach[2] > y1
 
 
-def test_the_found_box_is_framed(monkeypatch):
-    monkeypatch.setattr(FaceFinder, "__call__", lambda *_: np.array([[20.0, 30.0, 60.0, 70.0]]))
-    box, inside = framed(np.zeros((80, 120, 3), np.uint8), "auto", (32, 32))
-    assert box == (20, 30, 60, 70)
-    assert inside == (7, 7, 27, 25), "with room for the chin"
+def test_the_found_box_is_framed_and_told(monkeypatch):
+    monkeypatch.setattr(face_search, "search_face", lambda *_: (20.0, 30.0, 60.0, 70.0))
+    picture = np.zeros((80, 240, 3), np.uint8)
+    framing = framed(picture, "", (32, 32))
+    assert framing.face == (20, 30, 60, 70)
+    assert framing.moving == (7, 7, 27, 25), "with room for the chin"
+    assert re.search(
+        r"found at 20,30,60,70: the picture is cropped to 4,14,76,86 of its 80×240", framing.note
+    )
+    assert framed(picture, "", (32, 32), all_moves=True).moving is None
+    assert framed(picture, "auto", (32, 32), all_moves=True).moving == framing.moving
+
+
+@pytest.mark.parametrize("name", ["photo", "shaded", "anime"])
+def test_a_shipped_portrait_is_left_as_it_is_and_found_anywhere(name):
+    picture = np.asarray(Image.open(ASSETS / f"{name}.png").convert("RGB"))
+    same = framed(picture, "", (64, 64), all_moves=True)
+    assert same == framed(picture, "none", (64, 64)) and not same.note
+    wall = np.full((512, 1600, 3), (90, 120, 200), np.uint8)
+    wall[:, 1088:] = picture
+    top, left, bottom, right = framed(wall, "", (64, 64), all_moves=True).crop
+    # Eyes and mouth lie in the middle third of the portraits.
+    assert top < 170 and bottom > 340 and left < 1088 + 170 and right > 1088 + 340
+
+
+def test_a_face_high_up_in_a_tall_picture_is_found():
+    portrait = Image.open(ASSETS / "photo.png").convert("RGB").resize((150, 150))
+    tall = Image.new("RGB", (150, 1500), (90, 120, 200))
+    tall.paste(portrait, (0, 100))
+    crop = framed(np.asarray(tall), "", (64, 64), all_moves=True).crop
+    assert crop[0] < 100 + 50 and 100 + 100 < crop[2] < 300

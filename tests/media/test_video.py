@@ -129,9 +129,11 @@ def test_file_plays_while_it_is_being_written(tmp_path):
     path, cut = tmp_path / "a.mp4", tmp_path / "cut.mp4"
     frames, audio = colour_frames(100), tone(4.0)
     writer = VideoWriter(path)
-    assert not path.exists(), "nothing is made before there is something to write"
+    assert not list(tmp_path.iterdir()), "nothing is made before there is something to write"
     writer.write(frames, audio)
-    shutil.copy(path, cut)  # what a killed process leaves behind
+    (beside,) = tmp_path.iterdir()
+    assert beside.name.startswith("a.part-") and beside.suffix == ".mp4"
+    shutil.copy(beside, cut)  # what a killed process leaves behind
     writer.close()
     writer.close()
     assert len(list(read_frames(path))) == 100

@@ -1,8 +1,10 @@
-"""Where the face is: sound moves the picture inside its box and nowhere else (METHOD §4).
+"""Where the face is: the crop is laid round it, and sound moves the picture inside its box (METHOD §4).
 
-The detector and the margins are those by which training clips are prepared.  It looks for photographed
-faces and misses most drawn ones, so a box can also be given by hand.
+The margins are those by which training clips are prepared.  Not every drawn face is found, so a box can also
+be given by hand.
 """
+
+import dataclasses
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,12 +16,13 @@ from tm_jax.media.framing import Box, crop_window, in_crop, whole_pixels
 def find_face(picture: UInt8[np.ndarray, "y x 3"]) -> tuple[Box, Box] | None:
     """The largest face of an RGB picture: its box, and its reach with room for the chin; or None."""
     # OpenCV takes a while to import, and a box given by hand needs none of it.
-    from tm_jax.media.face_finder import FaceFinder, track
+    from tm_jax.media.face_finder import track
+    from tm_jax.media.face_search import search_face
 
-    faces = FaceFinder()(picture)
-    if not len(faces):
+    box = search_face(picture)
+    if box is None:
         return None
-    found = track([faces])
+    found = track([np.array([box])])
     return found.box, found.reach
 
 
@@ -46,24 +49,61 @@ def parse_face(text: str, picture: tuple[int, int]) -> Box:
     return box
 
 
+@dataclasses.dataclass(frozen=True)
+class Framing:
+    """How a picture is cropped, and what of the crop may move."""
+
+    crop: Box
+    """The part of the picture that is shown, (y0, x0, y1, x1) in its pixels."""
+    face: Box | None = None
+    """The face that it is laid round; None where it is the middle of the picture."""
+    moving: tuple[int, int, int, int] | None = None
+    """The box that sound moves, in pixels of the video; None is everywhere."""
+    note: str = ""
+    """What is to be told of it; empty where nothing is out of the ordinary."""
+
+
 def framed(
-    picture: UInt8[np.ndarray, "y x 3"], face: str, target: tuple[int, int]
-) -> tuple[Box | None, tuple[int, int, int, int] | None]:
-    """What ``--face`` asks for: the face to lay the crop round, and the box that sound moves, in its pixels.
+    picture: UInt8[np.ndarray, "y x 3"], face: str, target: tuple[int, int], *, all_moves: bool = False
+) -> Framing:
+    """What ``--face`` asks for.
 
     Args:
-      face: auto, none, or a box as ``parse_face`` takes it.
+      face: auto, none, or a box as ``parse_face`` takes it; empty is auto.
       target: (height, width) of the video.
-
-    Both are None without a face: the middle of the picture is taken, and all of it may move.
+      all_moves: with an empty ``face``, all of the picture moves wherever a face was found, and one whose
+        middle shows a face as it should be is left as it is.
     """
+    size = picture.shape[:2]
+    middle = Framing(crop_window(size, target))
     if face == "none":
-        return None, None
-    if face == "auto":
+        return middle
+    if face in ("", "auto"):
         found = find_face(picture)
         if found is None:
-            return None, None
+            note = "no face was found: the middle of the picture is taken, and all of it may move"
+            return dataclasses.replace(middle, note=f"{note} (--face y0,x0,y1,x1 gives one)")
         box, reach = found
+        if not face and all_moves and _well_placed(box, middle.crop):
+            return middle
     else:
-        box = reach = parse_face(face, picture.shape[:2])
-    return box, whole_pixels(in_crop(reach, crop_window(picture.shape[:2], target, box), target))
+        box = reach = parse_face(face, size)
+    crop = crop_window(size, target, box)
+    moving = None if all_moves and not face else whole_pixels(in_crop(reach, crop, target))
+    note = ""
+    if face in ("", "auto") and crop != middle.crop:
+        sides = lambda box: ",".join(str(round(side)) for side in box)
+        note = (
+            f"a face was found at {sides(box)}: the picture is cropped to {sides(crop)} of its "
+            f"{size[0]}×{size[1]} pixels, all y0,x0,y1,x1 (--face none takes the middle)"
+        )
+    return Framing(crop, box, moving, note)
+
+
+def _well_placed(face: Box, crop: Box) -> bool:
+    """Whether a crop shows a face about as the small students' training pictures do."""
+    height, width = crop[2] - crop[0], crop[3] - crop[1]
+    share = (face[2] - face[0]) / height
+    down = ((face[0] + face[2]) / 2 - crop[0]) / height
+    right = ((face[1] + face[3]) / 2 - crop[1]) / width
+    return 0.4 < share < 0.75 and 0.35 < down < 0.65 and 0.38 < right < 0.62

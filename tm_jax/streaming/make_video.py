@@ -12,6 +12,7 @@ from tm_jax.audio.chunking import Mode
 from tm_jax.audio.listening import parse_listen
 from tm_jax.errors import InputError
 from tm_jax.media.face import framed, parse_face
+from tm_jax.media.files import shown
 from tm_jax.media.picture import ContactSheet, fit, read_picture
 from tm_jax.media.sound import read_audio
 from tm_jax.media.video import VideoWriter
@@ -38,12 +39,11 @@ def make_video(
     ends the stream early, a fault of the sound or Ctrl-C, what was made until then is finished and plays.
 
     Args:
-      audio: any file with sound, or ``-`` for raw s16le 16 kHz mono on standard input.
+      audio: as `read_audio` takes it: any file with sound, or ``-`` for standard input.
       load_engine: makes the engine, of whichever framework; called once all else is known to be usable.
       listen: stretches in which the character listens, as `parse_listen` takes them.
       frames_out: a contact sheet of the video.
-      face: auto, none, or a box as ``face.parse_face`` takes it; empty is auto for a student with a picture
-        encoder, none otherwise.
+      face: as ``face.framed`` takes it.
 
     Raises:
       InputError: anything given is not usable.
@@ -62,16 +62,13 @@ def make_video(
     if face not in ("", "auto", "none"):
         parse_face(face, (photo.height, photo.width))
     engine = load_engine()
-    face_option = face or ("auto" if engine.has_picture_encoder else "none")
-    face_crop, box = framed(np.asarray(photo), face_option, engine.size)
-    if face_option == "auto" and box is None:
-        print(
-            f"no face was found in {image}: the whole picture may move (--face y0,x0,y1,x1 gives one)",
-            file=sys.stderr,
-        )
-    picture = fit(photo, engine.size, face_crop)
+    # Small students draw the whole picture anew: where the face is, is but a matter of the crop to them.
+    framing = framed(np.asarray(photo), face, engine.size, all_moves=not engine.has_picture_encoder)
+    if framing.note:
+        print(f"{shown(image)}: {framing.note}", file=sys.stderr)
+    picture = fit(photo, engine.size, framing.face)
     engine.warm_up()
-    stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches, face_box=box)
+    stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches, face_box=framing.moving)
     bar = tqdm(total=sound.seconds, unit="s", leave=False, bar_format=_BAR if sound.seconds else None)
     try:
         with writer, bar:
@@ -84,6 +81,8 @@ def make_video(
                 bar.update(min(seconds, (bar.total or float("inf")) - bar.n))
     finally:
         stream.close()
+        for note in sound.notes:
+            print(note, file=sys.stderr)
         if sheet is not None:
             sheet.save()
     return statistics
