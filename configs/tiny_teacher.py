@@ -48,7 +48,7 @@ MODEL = DiTConfig(
     predicts="change",
     change_scale=0.45,
     dtype="float32",
-    remat=False,
+    remat="products",
     attention="blocked",
 )
 

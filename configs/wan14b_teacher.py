@@ -3,8 +3,9 @@
     python train.py wan14b_teacher --init-from Wan-AI/Wan2.1-I2V-14B-480P-Diffusers
 
 Mesh fsdp × tensor 2; on other numbers of devices give --loop.batch-size, a multiple of fsdp.  Attention over
-21,504 tokens is cuDNN's: --model.attention xla, which any device has, would hold 37 GB of logits.  The paper
-and Wan tell no optimizer for this phase: these numbers are this project's, and untried at this size.
+21,504 tokens needs a fused kernel, cuDNN's on GPUs and splash on TPUs: --model.attention xla would hold 37 GB
+of logits.  The paper and Wan tell no optimizer for this phase: these numbers are this project's, and untried
+at this size.
 """
 
 from pathlib import Path
@@ -22,7 +23,7 @@ from tm_jax.training.teacher_phase import TeacherExperiment
 
 WAN = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 SCHEDULE = Schedule(shift=3.0)
-MODEL = DiTConfig(attention="cudnn")
+MODEL = DiTConfig()
 CLIP = ClipConfig(
     audio_left=MODEL.audio_left,
     audio_lookahead=MODEL.audio_lookahead,

@@ -11,7 +11,7 @@ from tm_jax.training.state import TrainState
 
 
 def test_minus_one_takes_the_devices_that_are_left():
-    assert MeshConfig(data=2, fsdp=-1, tensor=2).shape(8) == (2, 2, 2)
+    assert MeshConfig(data=2, fsdp=-1, tensor=2).shape(8) == (2, 2, 1, 2)
     with pytest.raises(ValueError, match="does not fill 8 devices"):
         MeshConfig(data=3).shape(8)
 
@@ -30,7 +30,7 @@ def test_parameters_follow_their_names_and_stacked_layers_get_a_layer_axis(mesh8
     placed = jax.jit(
         lambda: jax.vmap(build)(jax.random.split(jax.random.key(0), 3)), out_shardings=shardings
     )()
-    assert tuple(placed.kernel[...].sharding.spec) == (None, "fsdp", "tensor")
+    assert tuple(placed.kernel[...].sharding.spec) == (None, ("fsdp", "context"), "tensor")
     assert placed.kernel[...].addressable_shards[0].data.shape == (3, 4, 8)
 
 
@@ -57,5 +57,6 @@ def test_activation_constraint_is_obeyed(mesh8):
     assert y.addressable_shards[0].data.shape == (2, 3)
 
 
-def test_mesh_has_the_three_axes():
-    assert make_mesh(MeshConfig(data=2, tensor=2)).shape == {"data": 2, "fsdp": 2, "tensor": 2}
+def test_mesh_has_the_four_axes():
+    mesh = make_mesh(MeshConfig(data=2, context=2, fsdp=1, tensor=2))
+    assert mesh.shape == {"data": 2, "fsdp": 1, "context": 2, "tensor": 2}

@@ -22,7 +22,7 @@ SIZES = {"wan14b": (64, 17.66, 4.7), "wan1b": (8, 1.66, 3.5)}
 
 
 def abstract_mesh(preset, devices):
-    return AbstractMesh(preset.loop.mesh.shape(devices), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return AbstractMesh(preset.loop.mesh.shape(devices), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def bytes_on_one_device(tree, mesh, rules):
@@ -66,7 +66,7 @@ def test_the_parts_of_a_preset_fit_each_other(size):
     assert (model.audio_left, model.audio_lookahead) == (clip.audio_left, clip.audio_lookahead)
     assert (model.text_length, model.text_width) == (clip.text_length, clip.text_width)
     assert model.trained_frames == clip.frames == teacher.videos.reference_frames
-    assert (model.dtype, model.remat) == ("bfloat16", True)
+    assert (model.dtype, model.remat, model.attention) == ("bfloat16", "full", "auto")
     assert model.in_channels == 2 * VAEConfig().z_dim + 4
     assert student.teacher == teacher.loop.folder / "weights.safetensors"
     assert [round(sigma, 2) for sigma in student.rollout.sigmas] == [1.0, 0.75]
@@ -86,4 +86,4 @@ def test_help_lists_the_fields(name, capsys):
 
 def test_the_14b_preset_is_wan_s_size_with_sound():
     model = importlib.import_module("configs.wan14b_teacher").MODEL
-    assert model == DiTConfig(attention="cudnn")
+    assert model == DiTConfig()

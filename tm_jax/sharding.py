@@ -10,11 +10,16 @@ import math
 
 import jax
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-AnyMesh = Mesh | AbstractMesh
+from tm_jax.errors import InputError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+AnyMesh = Mesh | AbstractMesh
+Entry = str | tuple[str, ...] | None
+
+MESH_AXES = ("data", "fsdp", "context", "tensor")
+"""From the slowest network to the fastest: neighbours in the last axis are neighbours in the machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,25 +27,27 @@ class MeshConfig:
     """Sizes of the mesh axes; their product must be the number of devices."""
 
     data: int = 1
-    """Replicas of the model, each with its share of the batch."""
+    """Replicas of the model, each with its share of the batch; over the slices where there are several."""
     fsdp: int = -1
-    """Devices that share one copy of the parameters; -1 takes all that are left."""
+    """Devices that share one copy of the parameters and the batch; -1 takes all that are left."""
+    context: int = 1
+    """Devices that share the tokens of each clip, and one copy of the parameters too."""
     tensor: int = 1
     """Devices that share the heads and the hidden units of each layer."""
 
     def __post_init__(self):
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = (self.data, self.fsdp, self.context, self.tensor)
         if sum(size == -1 for size in sizes) > 1 or any(size == 0 or size < -1 for size in sizes):
             raise ValueError(f"mesh sizes {sizes}: each must be positive, and one of them may be -1")
 
-    def shape(self, device_count: int) -> tuple[int, int, int]:
+    def shape(self, device_count: int) -> tuple[int, int, int, int]:
         """The sizes with -1 resolved for this many devices."""
-        sizes = [self.data, self.fsdp, self.tensor]
+        sizes = [self.data, self.fsdp, self.context, self.tensor]
         known = math.prod(size for size in sizes if size != -1)
         if -1 in sizes and device_count % known == 0:
             sizes[sizes.index(-1)] = device_count // known
         if math.prod(sizes) != device_count:
-            raise ValueError(f"mesh data×fsdp×tensor = {sizes} does not fill {device_count} devices")
+            raise ValueError(f"mesh data×fsdp×context×tensor = {sizes} does not fill {device_count} devices")
         return tuple(sizes)
 
 
@@ -49,26 +56,90 @@ class ShardingRules:
     """Logical axis name → mesh axis (or axes, or None for replicated)."""
 
     batch: str | tuple[str, ...] | None = ("data", "fsdp")
+    tokens: str | tuple[str, ...] | None = "context"
+    """The tokens of a latent frame, inside a block."""
+    stream: str | tuple[str, ...] | None = ("context", "tensor")
+    """The same between blocks, where nothing is split by heads or hidden units."""
     layer: str | None = None
-    embed: str | tuple[str, ...] | None = "fsdp"
+    embed: str | tuple[str, ...] | None = ("fsdp", "context")
     mlp: str | tuple[str, ...] | None = "tensor"
     heads: str | tuple[str, ...] | None = "tensor"
+    whole_heads: str | tuple[str, ...] | None = ("tensor", "context")
+    """Heads while each device holds all tokens of its own: in self-attention, and in a stream's cache."""
     condition: str | tuple[str, ...] | None = None
 
     def spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
         """The PartitionSpec of an array whose axes carry these logical names."""
         axes = [None if name is None else getattr(self, name) for name in names]
-        used = [axis for entry in axes if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
+        used = [axis for entry in axes for axis in _axes(entry)]
         if len(used) != len(set(used)):
             raise ValueError(f"logical axes {names} land twice on one mesh axis: {axes}")
         return PartitionSpec(*axes)
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
-    """A mesh over the given devices (all of them by default), with automatic sharding propagation."""
+    """A mesh over the given devices (all of them by default), with automatic sharding propagation.
+
+    Several TPU slices share the data axis, whose traffic their slow network bears.
+
+    Raises:
+      ValueError: the sizes don't fill the devices, or data isn't a multiple of the slices.
+    """
     devices = jax.devices() if devices is None else devices
     shape = config.shape(len(devices))
-    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # GPUs call every host a slice, but their network carries fsdp as well.
+    slices = len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else 1
+    if shape[0] % slices:
+        raise ValueError(f"mesh data = {shape[0]} does not split over {slices} slices: give a multiple of it")
+    if slices > 1:
+        within = (shape[0] // slices, *shape[1:])
+        layout = mesh_utils.create_hybrid_device_mesh(
+            within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+        )
+    else:
+        layout = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(layout, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+_COUNTED = {
+    "batch": "clips of a batch",
+    "tokens": "tokens of a latent frame",
+    "embed": "channels of a token",
+    "mlp": "hidden units of a layer",
+    "heads": "attention heads",
+}
+
+
+def check_mesh(mesh: AnyMesh, sizes: dict[str, int], rules: ShardingRules = ShardingRules()) -> None:
+    """Refuses a mesh whose axes don't divide what they are to split.
+
+    Args:
+      sizes: logical axis name → its length, for those among batch, tokens, embed, mlp and heads that matter.
+
+    Raises:
+      InputError: naming the axes and the sizes that do divide.
+    """
+    for name, size in sizes.items():
+        axes = _axes(getattr(rules, name))
+        ways = math.prod(mesh.shape[axis] for axis in axes)
+        if size % ways:
+            fitting = ", ".join(str(n) for n in range(1, min(size, 1024) + 1) if size % n == 0)
+            raise InputError(
+                f"Mesh axis {' × '.join(axes)} of size {ways} does not divide the {size} {_COUNTED[name]}: "
+                f"choose among {fitting}."
+            )
+
+
+def platform() -> str:
+    """Where the code that is being traced will run: ``tpu``, ``gpu`` or ``cpu``.
+
+    Under ``jax.set_mesh`` it is what the mesh's devices are, also when they are only described; otherwise the
+    default device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.abstract_device is not None:
+        return mesh.abstract_device.platform
+    return jax.default_backend()
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
@@ -81,9 +152,13 @@ def batch_sharding(mesh: AnyMesh, rules: ShardingRules = ShardingRules()) -> Nam
     return NamedSharding(mesh, rules.spec(("batch",)))
 
 
+def _axes(entry: Entry) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else entry
+
+
 def batch_axes(rules: ShardingRules) -> tuple[str, ...]:
     """The mesh axes over which the batch is split."""
-    return () if rules.batch is None else (rules.batch,) if isinstance(rules.batch, str) else rules.batch
+    return _axes(rules.batch)
 
 
 def local_rows(sharding: NamedSharding, rows: int) -> list[int]:
@@ -106,11 +181,13 @@ def array_sharding(
 
 
 def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: AnyMesh) -> PartitionSpec:
-    """The spec without the mesh axes that do not divide their dimension."""
+    """The spec without the mesh axes that do not divide their dimension; of several, the last go first."""
     kept = []
     for size, entry in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
-        axes = () if entry is None else (entry,) if isinstance(entry, str) else entry
-        kept.append(entry if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None)
+        axes = _axes(entry)
+        while size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = axes[:-1]
+        kept.append(entry if axes == _axes(entry) else axes or None)
     return PartitionSpec(*kept)
 
 
@@ -165,16 +242,31 @@ def shard(x: jax.Array, *names: str | None, rules: ShardingRules = ShardingRules
     return jax.lax.with_sharding_constraint(x, _divides(x.shape, rules.spec(names), mesh))
 
 
-def per_shard(function, *arrays: jax.Array, names, out, rules: ShardingRules = ShardingRules()) -> jax.Array:
+def split_over(name: str, size: int, rules: ShardingRules = ShardingRules()) -> tuple[str, ...]:
+    """The mesh axes that split an axis of this name and size under ``jax.set_mesh``; () outside of it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return ()
+    axes = _axes(_divides((size,), rules.spec((name,)), mesh)[0])
+    return tuple(axis for axis in axes if mesh.shape[axis] > 1)
+
+
+def per_shard(function, *inputs, names, out, rules: ShardingRules = ShardingRules()) -> tuple:
     """``function`` of each device's own part of the arrays; of the whole arrays outside ``jax.set_mesh``.
 
     Args:
-      names: the logical names of each array's axes; an axis that its mesh axes do not divide stays whole.
-      out: those of the result, which has the size of the first array along them.
+      inputs: arrays, or trees of arrays whose axes bear the same names.
+      names: for each input the logical names of its axes; an axis that its mesh axes do not divide stays
+        whole.
+      out: for each of the tuple of results, the names of its axes and its shape when whole.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return function(*arrays)
-    specs = tuple(_divides(x.shape, rules.spec(n), mesh) for x, n in zip(arrays, names, strict=True))
-    whole = _divides(arrays[0].shape, rules.spec(out), mesh)
-    return jax.shard_map(function, in_specs=specs, out_specs=whole, check_vma=False)(*arrays)
+        return function(*inputs)
+
+    def specs(tree, names):
+        return jax.tree.map(lambda x: _divides(x.shape, rules.spec(names), mesh), tree)
+
+    given = tuple(map(specs, inputs, names))
+    made = tuple(_divides(shape, rules.spec(of), mesh) for of, shape in out)
+    return jax.shard_map(function, in_specs=given, out_specs=made, check_vma=False)(*inputs)

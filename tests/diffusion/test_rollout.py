@@ -17,7 +17,7 @@ from tm_jax.types import Conditioning
 CONFIG = DiTConfig(
     width=48, ffn=64, heads=4, layers=2, patch=(1, 1, 1), in_channels=12, out_channels=4, text_width=8,
     text_length=3, image_width=4, image_length=4, audio_width=6, audio_dim=16, audio_lookahead=0,
-    time_frequencies=16, dtype="float32", remat=False,
+    time_frequencies=16, dtype="float32", remat="products",
 )  # fmt: skip
 
 

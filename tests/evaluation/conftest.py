@@ -21,7 +21,7 @@ VAE_CONFIG = VAEConfig(
 DIT = DiTConfig(
     width=16, ffn=16, heads=2, layers=1, patch=(1, 2, 2), in_channels=12, out_channels=4, text_width=4,
     text_length=2, image_width=4, image_length=16, audio_width=80, audio_dim=8, audio_lookahead=0,
-    time_frequencies=8, dtype="float32", remat=False,
+    time_frequencies=8, dtype="float32", remat="products",
 )  # fmt: skip
 
 

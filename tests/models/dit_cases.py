@@ -30,7 +30,7 @@ SMALL = DiTConfig(
     audio_lookahead=0,
     time_frequencies=16,
     dtype="float32",
-    remat=False,
+    remat="products",
 )
 """Five latent channels; every parameter small enough to differentiate in a test."""
 

@@ -1,21 +1,15 @@
-"""Attention patterns, their gathered form, and the RoPE frames of the three roles."""
+"""Attention patterns, and the RoPE frames of the three roles."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tm_jax.nn.attention import attention
 from tm_jax.nn.masks import (
     Bidirectional,
     SparseCausal,
     allowed,
     dense_mask,
-    gather_roles,
     positions,
-    previous_chunks,
-    split_chunks,
-    valid_roles,
 )
 
 
@@ -47,22 +41,6 @@ def test_patterns_are_static():
     assert Bidirectional() == Bidirectional()
 
 
-@pytest.mark.parametrize("chunks,chunk,tokens", [(1, 3, 2), (2, 1, 3), (7, 3, 4), (5, 7, 1)])
-def test_the_gathered_form_equals_the_masked_one(chunks, chunk, tokens, getkey, relative_error):
-    length, pattern = chunks * chunk * tokens, SparseCausal(chunk)
-    query, key, value = (jax.random.normal(getkey(), (2, length, 3, 8)) for _ in range(3))
-    dense = attention(
-        query, key, value, mask=jnp.asarray(dense_mask(pattern, chunks * chunk, tokens))[None, None]
-    )
-    split = lambda x: split_chunks(x, chunks)
-    roles = lambda x: gather_roles(split(x)[:, 0], previous_chunks(split(x)), split(x))
-    valid = jnp.repeat(valid_roles(jnp.arange(chunks)), chunk * tokens, axis=-1)
-    gathered = jax.vmap(
-        lambda q, k, v, mask: attention(q, k, v, mask=mask[None, None, None]), (1, 1, 1, 0), 1
-    )(split(query), roles(key), roles(value), valid)
-    assert relative_error(gathered.reshape(dense.shape), dense) < 1e-6
-
-
 @pytest.mark.parametrize(
     "chunk,steady",
     [(3, {"first": (0, 1, 2), "previous": (15, 16, 17), "current": (18, 19, 20)}),
@@ -84,7 +62,7 @@ def test_positions_follow_the_chunks_and_are_pinned_at_the_end_of_the_trained_ra
 def test_one_compiled_function_serves_every_chunk():
     traced = jax.jit(lambda n: positions(n, "previous", chunk=3, trained_frames=21))
     for n in range(9):
-        traced(jnp.int32(n))
+        traced(np.int32(n))
     assert traced._cache_size() == 1
 
 

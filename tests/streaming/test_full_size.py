@@ -44,7 +44,7 @@ from tm_jax.streaming.parts import load_engine, parse_size
 STUDENT = DiTConfig(
     width=32, ffn=32, heads=2, layers=2, patch=(1, 2, 2), in_channels=12, out_channels=4,
     text_width=16, text_length=10, image_width=20, image_length=CLIP_SMALL.tokens, audio_width=16,
-    audio_dim=16, time_frequencies=16, attention="cudnn",
+    audio_dim=16, time_frequencies=16,
 )  # fmt: skip
 CLIP = dataclasses.replace(CLIP_SMALL, width=20)
 SIZE = (16, 32)

@@ -21,7 +21,7 @@ VAE_CONFIG = VAEConfig(
 DIT_CONFIG = DiTConfig(
     width=32, ffn=32, heads=2, layers=2, patch=(1, 1, 1), in_channels=12, out_channels=4, text_width=4,
     text_length=2, image_width=4, image_length=4, audio_width=80, audio_dim=16, audio_lookahead=0,
-    time_frequencies=16, dtype="float32", remat=False,
+    time_frequencies=16, dtype="float32", remat="products",
 )  # fmt: skip
 ROLLOUT = RolloutConfig(schedule=Schedule(shift=3.0))
 

@@ -31,7 +31,7 @@ MODEL = DiTConfig(
     width=48, ffn=40, heads=4, layers=2, patch=(1, 1, 1), in_channels=12, out_channels=4, text_width=8,
     # diffusers finds the image tokens by counting 512 text tokens from the end.
     text_length=512, image_width=4, image_length=4, audio_width=6, audio_dim=16, audio_lookahead=0,
-    time_frequencies=16, dtype="float32", remat=False,
+    time_frequencies=16, dtype="float32", remat="products",
 )  # fmt: skip
 
 

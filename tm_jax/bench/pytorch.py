@@ -60,7 +60,7 @@ class Size:
             text_width=self.width,
             audio_dim=0,
             dtype="float32",
-            remat=False,
+            remat="products",
             attention="blocked",
         )
 

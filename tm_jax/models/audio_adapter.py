@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from tm_jax.nn.attention import attention
 from tm_jax.nn.layers import LayerNorm, dense
+from tm_jax.nn.self_attention import each_its_own
 from tm_jax.rates import TOKENS_PER_LATENT
 
 
@@ -78,23 +79,22 @@ class AudioAttention(nnx.Module):
 
     def __call__(
         self,
-        query: Float[Array, "b l n k"],
+        query: Float[Array, "b f s n k"],
         tokens: Float[Array, "b f a audio_dim"],
         face: Float[Array, "b s"],
         backend: str,
-    ) -> Float[Array, "b l n k"]:
+    ) -> Float[Array, "b f s n k"]:
         """What each token hears: frame f's tokens read frame f's window, scaled by the face mask.
 
-        ``face`` holds the mask of the s = l/f tokens of a frame.
+        ``face`` holds the mask of the s tokens of a frame.
         """
-        (batch, length, heads, head_dim), (_, frames, slots, _) = query.shape, tokens.shape
-        split = lambda x, count: x.reshape(batch * frames, count, heads, head_dim)
-        read = attention(
-            split(query, length // frames),
-            split(self.key(tokens), slots),
-            split(self.value(tokens), slots),
-            backend=backend,
-        )
-        read = read.reshape(batch, frames, length // frames, heads, head_dim)
-        read = read * face[:, None, :, None, None].astype(read.dtype)
-        return read.reshape(query.shape)
+        split = lambda x: x.reshape(*x.shape[:-1], *query.shape[3:])
+        names = ("batch", None, None, "heads", None)
+
+        def read(query, key, value):
+            frames = lambda x: x.reshape(-1, *x.shape[2:])
+            return attention(frames(query), frames(key), frames(value), backend=backend).reshape(query.shape)
+
+        keys, values = split(self.key(tokens)), split(self.value(tokens))
+        heard = each_its_own(read, query, (keys, names), (values, names))
+        return heard * face[:, None, :, None, None].astype(heard.dtype)

@@ -8,18 +8,19 @@ Layers are stacked at construction by vmap and scanned at run time.
 """
 
 import math
+from functools import partial
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from tm_jax.models.audio_adapter import AudioEmbedding
 from tm_jax.models.dit_block import AudioInputs, Block, CrossKV
 from tm_jax.models.dit_config import DiTConfig
-from tm_jax.nn.attention import attention
 from tm_jax.nn.cache import ChunkKV, KVCache, empty_cache
 from tm_jax.nn.layers import (
     MLP,
@@ -32,26 +33,12 @@ from tm_jax.nn.layers import (
     per_clip,
     time_features,
 )
-from tm_jax.nn.masks import (
-    AttentionPattern,
-    Bidirectional,
-    gather_roles,
-    positions,
-    previous_chunks,
-    split_chunks,
-    valid_roles,
-)
-from tm_jax.nn.rope import rope_tables, rotate
+from tm_jax.nn.masks import AttentionPattern, Bidirectional, positions
+from tm_jax.nn.remat import BLOCK, remat
+from tm_jax.nn.rope import rope_tables
+from tm_jax.nn.self_attention import Tables, read_all, read_cache, read_chunks, share
 from tm_jax.sharding import shard
 from tm_jax.types import Conditioning
-
-# What a block keeps for its backward pass without remat.  Norms, activations and RoPE cost less to make
-# again than to store: a third of the memory, and an eighth of the time on a CPU.
-KEEP_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names("attention"),
-)
-
 
 LEAST_SIGMA = 0.02
 """Noise level below which a velocity that follows from a clean latent no longer grows."""
@@ -110,7 +97,7 @@ class DiT(nnx.Module):
         conditioning: Conditioning,
         *,
         pattern: AttentionPattern,
-        chunk_indices: Int[Array, " chunks"] | np.ndarray | None = None,
+        chunk_indices: Int[np.ndarray, " chunks"] | None = None,
         context: KVCache | None = None,
     ) -> Float[Array, "b f h w c"]:
         """Velocities of a whole clip, at RoPE positions 0 … f-1; float32.
@@ -126,20 +113,23 @@ class DiT(nnx.Module):
         if (chunk_indices is None) != (context is None):
             raise ValueError("chunk_indices and context are given together or not at all")
         tables = lambda at: self._tables(at, rows, columns, max(frames, self.config.trained_frames))
-        backend = self.config.attention
         if isinstance(pattern, Bidirectional):
             if context is not None:
                 raise ValueError("a context needs the sparse causal pattern")
-            natural = tables(np.arange(frames))
-            attend = lambda q, k, v, _: attention(rotate(q, natural), rotate(k, natural), v, backend=backend)
+            read, stand = read_all, Tables(tables(np.arange(frames)))
         else:
-            attend = self._sparse(pattern.chunk, frames, tables, chunk_indices)
+            read, stand = self._sparse(pattern.chunk, frames, tables, chunk_indices)
+        read = partial(read, backend=self.config.attention)
+
+        def attend(query, key, value, remembered):
+            return share(read, query, key, value, stand, remembered)
+
         kept = None if context is None else jax.lax.stop_gradient(context.previous())
         x, audio, modulation, time = self._embed(noisy, sigma, conditioning)
         text, image = self._embed_condition(conditioning)
         cross = lambda block, _: block.cross_keys_values(text, image)
         x, _ = self._layers(x, modulation, cross, None, audio, attend, kept, keep_kv=False)
-        return self._velocity(self._head(x, time, frames, rows, columns), noisy, sigma, conditioning)
+        return self._velocity(self._head(x, time, rows, columns), noisy, sigma, conditioning)
 
     def condition(self, conditioning: Conditioning) -> ConditionCache:
         """What stays constant in a stream, from ``text_tokens`` and ``image_tokens`` alone."""
@@ -165,25 +155,21 @@ class DiT(nnx.Module):
         """
         frames, (rows, columns) = noisy.shape[1], self._grid(noisy)
         tables = lambda at: self._tables(at, rows, columns, self.config.trained_frames)
-        own, old = tables(positions), tables(context.positions.reshape(-1))
-        tokens = frames * rows * columns
-        valid = jnp.concatenate([context.valid, jnp.ones((1,), bool)])
-        mask = jnp.repeat(valid, tokens, total_repeat_length=3 * tokens)[None, None, None]
+        stand = Tables(tables(positions), tables(context.positions.reshape(-1)))
+        # Own tokens come first, so that what of the cache is not to be read yet comes last.
+        lengths = (1 + context.valid.sum(dtype=jnp.int32)) * (frames * rows * columns)
+        lengths = jnp.broadcast_to(lengths, noisy.shape[:1])
+        read = partial(read_cache, backend=self.config.attention)
 
         def attend(query, key, value, remembered):
-            keys = jnp.concatenate([rotate(remembered.keys, old), rotate(key, own)], axis=1)
-            values = jnp.concatenate([remembered.values, value], axis=1)
-            return attention(rotate(query, own), keys, values, mask=mask, backend=self.config.attention)
+            return share(read, query, key, value, stand, remembered, lengths)
 
         cache = self.condition(conditioning) if condition_cache is None else condition_cache
         x, audio, modulation, time = self._embed(noisy, sigma, conditioning)
         cross = lambda _, layer: layer
         remembered = ChunkKV(context.keys, context.values)
-        x, (keys, values) = self._layers(
-            x, modulation, cross, cache.cross, audio, attend, remembered, keep_kv=True
-        )
-        prediction = self._head(x, time, frames, rows, columns)
-        return self._velocity(prediction, noisy, sigma, conditioning), ChunkKV(keys, values)
+        x, written = self._layers(x, modulation, cross, cache.cross, audio, attend, remembered, keep_kv=True)
+        return self._velocity(self._head(x, time, rows, columns), noisy, sigma, conditioning), written
 
     def empty_cache(self, *, batch: int, chunk: int, height: int, width: int) -> KVCache:
         """The context of chunk 0 for chunks of ``chunk`` latent frames of height × width."""
@@ -206,8 +192,8 @@ class DiT(nnx.Module):
             raise ValueError(f"latents of {noisy.shape[2:4]} do not split into patches {self.config.patch}")
         return rows, columns
 
-    def _tables(self, frames, rows: int, columns: int, max_frames: int) -> Array:
-        return rope_tables(
+    def _tables(self, frames, rows: int, columns: int, max_frames: int) -> Float[Array, "f s k"]:
+        tables = rope_tables(
             frames,
             rows,
             columns,
@@ -215,53 +201,25 @@ class DiT(nnx.Module):
             theta=self.config.rope_theta,
             max_frames=max_frames,
         )
+        return tables.reshape(len(frames), rows * columns, -1)
 
     def _sparse(self, chunk: int, frames: int, tables, chunk_indices):
-        """Self-attention of every chunk to {0, i-1, i}, over gathered keys: 3 chunks in place of all."""
+        """How every chunk reads {0, i-1, i}, and the RoPE tables that it takes."""
         if frames % chunk:
             raise ValueError(f"{frames} frames do not split into chunks of {chunk}")
-        count, backend = frames // chunk, self.config.attention
-        indices = jnp.arange(count) if chunk_indices is None else jnp.asarray(chunk_indices)
-        if indices.shape != (count,):
-            raise ValueError(f"{indices.shape[0]} chunk indices for {count} chunks")
-        valid = valid_roles(indices)
-        natural = tables(np.arange(frames))
-
-        def at(role):
-            frames_read = positions(
-                indices, role, chunk=chunk, trained_frames=self.config.trained_frames
-            ).reshape(-1)
-            return tables(frames_read)
-
-        pinned = None if chunk_indices is None else {role: at(role) for role in ("previous", "current")}
-
-        def attend(query, key, value, remembered):
-            own = natural if pinned is None else pinned["current"]
-            raw = split_chunks(key, count)
-            key, value = split_chunks(rotate(key, own), count), split_chunks(value, count)
-            if remembered is None:
-                previous_key, previous_value = previous_chunks(key), previous_chunks(value)
-            else:
-                moved = previous_chunks(raw, remembered.keys)
-                previous_key = rotate(moved.reshape(query.shape), pinned["previous"]).reshape(raw.shape)
-                previous_value = previous_chunks(value, remembered.values)
-            batch, _, tokens = value.shape[:3]
-            fold = lambda x: x.reshape(batch * count, *x.shape[2:])
-            mask = jnp.repeat(valid, tokens, axis=-1, total_repeat_length=3 * tokens)
-            mask = jnp.broadcast_to(mask[None], (batch, count, 3 * tokens))
-            read = attention(
-                fold(split_chunks(rotate(query, own), count)),
-                fold(gather_roles(key[:, 0], previous_key, key)),
-                fold(gather_roles(value[:, 0], previous_value, value)),
-                mask=fold(mask)[:, None, None],
-                backend=backend,
-            )
-            return read.reshape(query.shape)
-
-        return attend
+        count = frames // chunk
+        places = np.arange(count) if chunk_indices is None else chunk_indices
+        if len(places) != count:
+            raise ValueError(f"{len(places)} chunk indices for {count} chunks")
+        if chunk_indices is None:
+            stand = Tables(tables(np.arange(frames)))
+        else:
+            at = partial(positions, places, chunk=chunk, trained_frames=self.config.trained_frames)
+            stand = Tables(tables(at("current").reshape(-1)), tables(at("previous").reshape(-1)))
+        return partial(read_chunks, places=tuple(map(int, places))), stand
 
     def _embed(self, noisy: Array, sigma: Array, conditioning: Conditioning):
-        """Tokens [b l d], audio, block modulation [b 6 d] and time embedding [b d]."""
+        """Tokens [b f s d], audio, block modulation [b 6 d] and time embedding [b d]."""
         config = self.config
         batch, frames = noisy.shape[:2]
         rows, columns = self._grid(noisy)
@@ -279,7 +237,7 @@ class DiT(nnx.Module):
                 tokens=self.audio_embedding(conditioning.audio_tokens, conditioning.audio_keep),
                 face=face.reshape(batch, -1),
             )
-        x = shard(x.reshape(batch, frames * rows * columns, -1), "batch", None, None)
+        x = shard(x, "batch", None, "stream", None)
         time = self.time_embedding(time_features(sigma, config.time_frequencies))
         modulation = self.time_projection(jax.nn.silu(time)).reshape(batch, 6, config.width)
         return x, audio, modulation, time
@@ -295,24 +253,27 @@ class DiT(nnx.Module):
 
         def body(x, layer):
             block, cross_layer, remembered = layer
-            x, kv = block(x, modulation, cross(block, cross_layer), audio, attend, remembered)
-            return x, kv if keep_kv else None
+            x = checkpoint_name(x, BLOCK)
+            x, written = block(x, modulation, cross(block, cross_layer), audio, attend, remembered)
+            return x, written if keep_kv else None
 
-        body = jax.checkpoint(body, prevent_cse=False, policy=None if self.config.remat else KEEP_PRODUCTS)
-        return jax.lax.scan(body, x, (self.blocks, cross_layers, context))
+        return jax.lax.scan(remat(body, self.config.remat), x, (self.blocks, cross_layers, context))
 
-    def _head(self, x: Array, time: Array, frames: int, rows: int, columns: int) -> Array:
+    def _head(self, x: Array, time: Array, rows: int, columns: int) -> Array:
         """Tokens → what the model predicts [b f h w c], float32."""
         _, high, wide = self.config.patch
         shift, scale = (
-            part[:, None] for part in jnp.unstack(self.head_modulation[...][None] + time[:, None], axis=1)
+            part[:, None, None]
+            for part in jnp.unstack(self.head_modulation[...][None] + time[:, None], axis=1)
         )
         x = self.head(layer_norm(x, self.config.eps) * (1.0 + scale) + shift)
-        x = x.reshape(x.shape[0], frames, rows, columns, high, wide, -1).transpose(0, 1, 2, 4, 3, 5, 6)
-        return x.reshape(x.shape[0], frames, rows * high, columns * wide, -1)
+        batch, frames = x.shape[:2]
+        x = x.reshape(batch, frames, rows, columns, high, wide, -1).transpose(0, 1, 2, 4, 3, 5, 6)
+        return x.reshape(batch, frames, rows * high, columns * wide, -1)
 
     def _velocity(self, prediction: Array, noisy: Array, sigma: Array, conditioning: Conditioning) -> Array:
         """The velocity that belongs to what the last layer gave."""
+        prediction = shard(prediction, "batch", None, None, None, None)
         if self.config.predicts == "velocity":
             return prediction
         still = conditioning.condition[..., -self.config.out_channels :].astype(jnp.float32)

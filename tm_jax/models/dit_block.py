@@ -17,15 +17,20 @@ from jaxtyping import Array, Float
 
 from tm_jax.models.audio_adapter import AudioAttention
 from tm_jax.nn.attention import attention
+from tm_jax.nn.cache import ChunkKV
 from tm_jax.nn.layers import MLP, LayerNorm, RMSNorm, dense, gelu_tanh, layer_norm
+from tm_jax.nn.remat import ATTENTION
+from tm_jax.nn.self_attention import IN_TOKENS, each_its_own
 from tm_jax.sharding import shard
 
 HEADS_OUT, HEADS_IN = ("embed", "heads"), ("heads", "embed")
+OF_ALL = ("batch", None, "heads", None)
+"""Names of the axes of keys and values [b m n k] that every token reads."""
 
 
 @flax.struct.dataclass
 class Modulation:
-    """Shift, scale and gate of one branch, each ``[b 1 d]``, float32."""
+    """Shift, scale and gate of one branch, each ``[b 1 1 d]``, float32."""
 
     shift: Any
     scale: Any
@@ -71,19 +76,19 @@ class QKV(nnx.Module):
         self.heads, self.dtype = heads, dtype
 
     def split(self, x: Array) -> Array:
-        """``[b l d]`` → ``[b l n k]`` in the compute dtype."""
-        x = x.astype(self.dtype).reshape(*x.shape[:2], self.heads, x.shape[-1] // self.heads)
-        return shard(x, "batch", None, "heads", None)
+        """``[… d]`` → ``[… n k]`` in the compute dtype, for clips' tokens [b f s d] and others [b m d]."""
+        x = x.astype(self.dtype).reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+        return shard(x, *(IN_TOKENS if x.ndim == 5 else OF_ALL))
 
-    def queries(self, x: Float[Array, "b l d"]) -> Float[Array, "b l n k"]:
+    def queries(self, x: Float[Array, "b f s d"]) -> Float[Array, "b f s n k"]:
         return self.split(self.query_norm(self.query(x)))
 
-    def keys_values(self, x: Float[Array, "b m d"]) -> tuple[Array, Array]:
-        """Normed keys (before RoPE) and values, each ``[b m n k]``."""
+    def keys_values(self, x: Float[Array, "*tokens d"]) -> tuple[Array, Array]:
+        """Normed keys (before RoPE) and values, each ``[… n k]``."""
         return self.split(self.key_norm(self.key(x))), self.split(self.value(x))
 
-    def project(self, x: Float[Array, "b l n k"]) -> Float[Array, "b l d"]:
-        return self.out(x.reshape(*x.shape[:2], -1))
+    def project(self, x: Float[Array, "b f s n k"]) -> Float[Array, "b f s d"]:
+        return self.out(x.reshape(*x.shape[:-2], -1))
 
 
 class ImageKV(nnx.Module):
@@ -127,36 +132,41 @@ class Block(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b l d"],
+        x: Float[Array, "b f s d"],
         modulation: Float[Array, "b 6 d"],
         cross: CrossKV,
         audio: AudioInputs | None,
         attend: Callable,
-        context=None,
-    ) -> tuple[Float[Array, "b l d"], tuple[Array, Array]]:
+        context: ChunkKV | None = None,
+    ) -> tuple[Float[Array, "b f s d"], ChunkKV]:
         """The block's output, and the keys (before RoPE) and values that its self-attention wrote."""
         eps, dtype = self.config.eps, x.dtype
-        parts = [part[:, None] for part in jnp.unstack(self.modulation[...][None] + modulation, axis=1)]
+        parts = [part[:, None, None] for part in jnp.unstack(self.modulation[...][None] + modulation, axis=1)]
         before, after = Modulation(*parts[:3]), Modulation(*parts[3:])
 
         inputs = before.apply(x, eps).astype(dtype)
         query, (key, value) = self.self_attention.queries(inputs), self.self_attention.keys_values(inputs)
-        read = checkpoint_name(attend(query, key, value, context), "attention")
-        update = self.self_attention.project(read)
+        read, written = attend(query, key, value, context)
+        update = self.self_attention.project(checkpoint_name(read, ATTENTION))
         x = (x + update * before.gate).astype(dtype)
 
         x = x + self._cross(self.cross_norm(x).astype(dtype), cross, audio)
 
         inputs = after.apply(x, eps).astype(dtype)
         x = (x + self.feed_forward(inputs) * after.gate).astype(dtype)
-        return shard(x, "batch", None, None), (key, value)
+        return shard(x, "batch", None, "stream", None), written
 
     def _cross(self, x: Array, cross: CrossKV, audio: AudioInputs | None) -> Array:
         backend = self.config.attention
         query = self.cross_attention.queries(x)
-        read = attention(query, cross.text_keys, cross.text_values, backend=backend)
+
+        def read(query, key, value):
+            tokens = query.reshape(query.shape[0], -1, *query.shape[3:])
+            return attention(tokens, key, value, backend=backend).reshape(query.shape)
+
+        told = each_its_own(read, query, (cross.text_keys, OF_ALL), (cross.text_values, OF_ALL))
         if cross.image_keys is not None:
-            read = read + attention(query, cross.image_keys, cross.image_values, backend=backend)
+            told += each_its_own(read, query, (cross.image_keys, OF_ALL), (cross.image_values, OF_ALL))
         if audio is not None:
-            read = read + self.audio(query, audio.tokens, audio.face, backend)
-        return self.cross_attention.project(checkpoint_name(read, "attention"))
+            told += self.audio(query, audio.tokens, audio.face, backend)
+        return self.cross_attention.project(checkpoint_name(told, ATTENTION))

@@ -68,12 +68,16 @@ class DiTConfig:
     first.  What does not move is then beside the noise that hides it, and copying takes no attention."""
     dtype: str = "bfloat16"
     """Compute dtype; parameters, softmax, norms, modulation, RoPE and the head are float32."""
-    remat: bool = True
-    """Recompute each block in the backward pass; False keeps its products and recomputes the rest."""
-    attention: str = "xla"
-    """Implementation of attention: xla, cudnn, or blocked (the fastest on a CPU)."""
+    remat: Literal["none", "products", "full", "offload"] = "full"
+    """What each block keeps for the backward pass: everything, its products, its input alone, or that in the
+    host's memory (`nn.remat`)."""
+    attention: str = "auto"
+    """Implementation of attention: auto is the fastest where the program runs; xla, cudnn (GPUs), splash
+    (TPUs) or blocked (CPUs) insists on one."""
 
     def __post_init__(self):
+        if isinstance(self.remat, bool):  # as files wrote it when there were two
+            object.__setattr__(self, "remat", "full" if self.remat else "products")
         if self.width % self.heads or self.head_dim % 2:
             raise ValueError(f"width {self.width} does not split into {self.heads} heads of even size")
         if self.patch[0] != 1:
@@ -82,6 +86,11 @@ class DiTConfig:
             raise ValueError("predicts 'change': only from a picture held still, so give still_condition too")
         if self.attention not in BACKENDS:
             raise ValueError(f"attention {self.attention!r}: known are {', '.join(BACKENDS)}")
+
+    def mesh_sizes(self, height: int, width: int) -> dict[str, int]:
+        """What a mesh has to divide (`sharding.check_mesh`), for latents of this height and width."""
+        tokens = height // self.patch[1] * (width // self.patch[2])
+        return {"heads": self.heads, "mlp": self.ffn, "embed": self.width, "tokens": tokens}
 
     @property
     def head_dim(self) -> int:

@@ -186,8 +186,8 @@ class Wav2Vec2Block(nnx.Module):
         c = self.config
         b, length, d = x.shape
         q, k, v = (f(x).reshape(b, length, c.heads, d // c.heads) for f in (self.query, self.key, self.value))
-        mask = (jnp.arange(length)[None] >= skip[:, None])[:, None, None, :]
-        attended = attention(q, k, v, mask=mask).reshape(b, length, d)
+        # Keys have no order of their own: backwards, those to skip are the last ones.
+        attended = attention(q, k[:, ::-1], v[:, ::-1], lengths=length - skip).reshape(b, length, d)
         x = self.attention_norm(x + self.out(attended)).astype(c.dtype)
         return self.ffn_norm(x + self.down(gelu_exact(self.up(x)))).astype(c.dtype)
 

@@ -1,3 +1,3 @@
 """Names of the implementations of attention (`nn.attention`), apart from them: configs need no JAX."""
 
-BACKENDS = ("xla", "cudnn", "blocked")
+BACKENDS = ("auto", "xla", "cudnn", "splash", "blocked")

@@ -89,27 +89,3 @@ def positions(
         start = jnp.zeros_like(start)
     frame = jnp.arange(chunk).reshape((1,) * start.ndim + (chunk,))
     return start[..., None] + frame
-
-
-def split_chunks(x: Array, chunks: int) -> Array:
-    """``[b, l, …]`` → ``[b, chunks, l/chunks, …]``."""
-    return x.reshape(x.shape[0], chunks, x.shape[1] // chunks, *x.shape[2:])
-
-
-def previous_chunks(x: Array, context: Array | None = None) -> Array:
-    """For each chunk of ``[b, n, m, …]`` the chunk before it.
-
-    Chunk 0 gets itself, which ``valid_roles`` masks.  ``context`` [b, m, …] replaces chunk 0 as the
-    predecessor of chunk 1, for a clip whose second chunk does not follow its first.
-    """
-    before_second = x[:, :1] if context is None else context[:, None]
-    return jnp.concatenate([x[:, :1], before_second, x[:, 1:-1]], axis=1)[:, : x.shape[1]]
-
-
-def gather_roles(first: Array, previous: Array, current: Array) -> Array:
-    """Key chunks in their three roles side by side.
-
-    ``first`` [b, m, …], ``previous`` and ``current`` [b, n, m, …] → [b, n, 3m, …].
-    """
-    first = jnp.broadcast_to(first[:, None], current.shape)
-    return jnp.concatenate([first, previous, current], axis=2)
