@@ -120,13 +120,12 @@ def check_mesh(mesh: AnyMesh, sizes: dict[str, int], rules: ShardingRules = Shar
       InputError: naming the axes and the sizes that do divide.
     """
     for name, size in sizes.items():
-        axes = _axes(getattr(rules, name))
-        ways = math.prod(mesh.shape[axis] for axis in axes)
-        if size % ways:
+        split = {axis: mesh.shape[axis] for axis in _axes(getattr(rules, name)) if mesh.shape[axis] > 1}
+        if size % math.prod(split.values()):
             fitting = ", ".join(str(n) for n in range(1, min(size, 1024) + 1) if size % n == 0)
+            given = " × ".join(f"{axis} {ways}" for axis, ways in split.items())
             raise InputError(
-                f"Mesh axis {' × '.join(axes)} of size {ways} does not divide the {size} {_COUNTED[name]}: "
-                f"choose among {fitting}."
+                f"A mesh of {given} does not split the {size} {_COUNTED[name]}: choose among {fitting}."
             )
 
 

@@ -90,7 +90,7 @@ class DiTConfig:
     def mesh_sizes(self, height: int, width: int) -> dict[str, int]:
         """What a mesh has to divide (`sharding.check_mesh`), for latents of this height and width."""
         tokens = height // self.patch[1] * (width // self.patch[2])
-        return {"heads": self.heads, "mlp": self.ffn, "embed": self.width, "tokens": tokens}
+        return {"heads": self.heads, "mlp": self.ffn, "tokens": tokens, "embed": self.width}
 
     @property
     def head_dim(self) -> int:
