@@ -164,7 +164,7 @@ def test_the_loop_leaves_weights_with_their_origin_and_a_log(straight):
 def test_parameters_and_moments_lie_where_their_names_say(straight):
     state = straight[1]
     for module in (state.model, state.ema, state.opt_state[1][0].mu):
-        assert tuple(module.hidden.kernel[...].sharding.spec) == ("fsdp", "tensor")
+        assert tuple(module.hidden.kernel[...].sharding.spec) == (("fsdp", "context"), "tensor")
     assert state.step.sharding.is_fully_replicated
 
 

@@ -117,7 +117,7 @@ def test_moments_keep_the_parameters_shardings(mesh8, name):
         state.opt_state[1][0] if name == "adamw" else state.opt_state[1].inner_states["muon"].inner_state[0]
     )
     assert isinstance(inner.mu, Net)
-    assert tuple(inner.mu.blocks.dense.kernel[...].sharding.spec) == (None, "fsdp", "tensor")
+    assert tuple(inner.mu.blocks.dense.kernel[...].sharding.spec) == (None, ("fsdp", "context"), "tensor")
     stepped = jax.jit(lambda s: s.apply(s.model, tx, 0.9), out_shardings=shardings)(state)
     assert jax.tree.structure(stepped) == jax.tree.structure(state)
     assert int(stepped.step) == 1

@@ -48,18 +48,19 @@ class DiTFlops:
         """Model FLOPs of a forward and a backward pass."""
         return self.forward + self.backward
 
-    def repeated(self, remat: bool, *, fused: bool = False) -> float:
+    def repeated(self, remat: str, *, fused: bool = False) -> float:
         """What the backward pass computes again.
 
         Args:
-          remat: the blocks are recomputed (`DiTConfig.remat`); otherwise their products are kept and only
-            logits, which are not, are made again.
+          remat: what the blocks keep (`DiTConfig.remat`).
           fused: attention is a kernel of its own (cuDNN, splash), whose backward pass makes the logits again
-            by itself.
+            by itself, and whose forward pass must run again unless everything is kept.
         """
         logits = self.attention / 2
-        if not remat:
-            return logits
+        if remat == "none":
+            return logits if fused else 0.0
+        if remat == "products":
+            return self.attention + logits if fused else logits
         # Whole blocks: even the last product of a block, since the gate's gradient needs it.
         return self.dense + self.attention + (logits if fused else 0.0)
 
@@ -76,12 +77,14 @@ def dit_flops(
     """A whole clip: ``frames`` latents of height × width.
 
     Args:
-      chunk: latents of a chunk under the sparse causal pattern, whose every chunk reads the keys of three,
-        masked ones included, as `SparseCausal` computes it; None is bidirectional.
+      chunk: latents of a chunk under the sparse causal pattern, where the first chunk reads itself, the
+        second two and every later one three; None is bidirectional.
     """
     spatial = _spatial_tokens(config, height, width)
-    tokens = frames * spatial
-    read = tokens if chunk is None else min(3 * chunk, 3 * frames) * spatial
+    read: float | int = frames * spatial
+    if chunk is not None:
+        count = frames // chunk
+        read = chunk * spatial * sum(min(i + 1, 3) for i in range(count)) / count
     return batch * _evaluation(config, frames, spatial, read, condition=True)
 
 
@@ -118,7 +121,9 @@ def _condition(config: DiTConfig) -> tuple[float, float, float]:
     return entry, second, 2.0 * tokens * 2 * d * d
 
 
-def _evaluation(config: DiTConfig, frames: int, spatial: int, read: int, *, condition: bool) -> DiTFlops:
+def _evaluation(
+    config: DiTConfig, frames: int, spatial: int, read: float | int, *, condition: bool
+) -> DiTFlops:
     """``frames`` latents of ``spatial`` tokens, each of which reads ``read`` keys in self-attention."""
     d, tokens, patch = config.width, frames * spatial, math.prod(config.patch)
     entry = 2.0 * tokens * config.in_channels * patch * d + 2.0 * config.time_frequencies * d

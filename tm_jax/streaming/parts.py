@@ -107,9 +107,8 @@ def load_engine(
     if small or config.dtype == "float32":
         student = load_model(student_path, DiT, DiTConfig)
     else:
-        # Trained elsewhere, perhaps: the fused kernel is a GPU's, and the same but for rounding.
-        fused = "cudnn" if jax.default_backend() == "gpu" else "xla"
-        config = dataclasses.replace(config, attention=fused)
+        # Trained elsewhere, perhaps: a fused kernel is one machine's, and the same but for rounding.
+        config = dataclasses.replace(config, attention="auto")
         student = load_by_slices(student_path, DiT, DiTConfig, config=config, adapt=kernels_in(config.dtype))
     local = jax.local_devices()
     if dit is None and vae_place is None:

@@ -39,7 +39,7 @@ class Pass:
         """Operations of the mathematics."""
         return self.times * (self.flops.training if self.trained else self.flops.forward)
 
-    def executed_flops(self, remat: bool, *, fused: bool) -> float:
+    def executed_flops(self, remat: str, *, fused: bool) -> float:
         """Operations with what the backward pass computes again (`DiTFlops.repeated`)."""
         again = self.flops.repeated(remat, fused=fused) if self.trained else 0.0
         return self.model_flops() + self.times * again
@@ -62,7 +62,7 @@ def model_flops(passes: Passes) -> float:
     return sum(one.model_flops() for one in passes)
 
 
-def executed_flops(passes: Passes, remat: bool, *, fused: bool) -> float:
+def executed_flops(passes: Passes, remat: str, *, fused: bool) -> float:
     """FLOPs that the devices execute in a program for one clip."""
     return sum(one.executed_flops(remat, fused=fused) for one in passes)
 
