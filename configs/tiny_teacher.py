@@ -49,7 +49,6 @@ MODEL = DiTConfig(
     change_scale=0.45,
     dtype="float32",
     remat="products",
-    attention="blocked",
 )
 
 PRESET = TeacherExperiment(

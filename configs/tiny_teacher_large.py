@@ -11,7 +11,7 @@ from configs.tiny_teacher import MODEL as SMALL
 from configs.tiny_teacher import PRESET as TINY
 
 STEPS = 4000
-MODEL = dataclasses.replace(SMALL, width=256, ffn=1024, layers=8, dtype="bfloat16", attention="cudnn")
+MODEL = dataclasses.replace(SMALL, width=256, ffn=1024, layers=8, dtype="bfloat16")
 CLIP = dataclasses.replace(TINY.clip, blinks=0.5)
 VIDEOS = dataclasses.replace(TINY.videos, count=4096, workers=12, batch=16)
 

@@ -83,7 +83,12 @@ class Phase(TeacherPhase):
 
 def experiment(folder, source, steps=1):
     loop = LoopConfig(
-        "t", steps=steps, batch_size=8, run_dir=folder, preview_every=0, mesh=MeshConfig(2, 2, 2)
+        "t",
+        steps=steps,
+        batch_size=8,
+        run_dir=folder,
+        preview_every=0,
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
     )
     return TeacherExperiment(loop, MODEL, folder / "no.safetensors", str(source))
 
