@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import ShippedPath, parse
 
@@ -90,21 +91,18 @@ def loader(arguments: Arguments) -> Callable[[], Any]:
 
 
 def main() -> int:
-    """Checks all that is given, then streams; returns the exit status."""
-    try:
-        arguments = parse(Arguments, prog="infer.py")
-        # So does importing the media libraries: a mistyped flag is answered before.
-        from tm_jax.streaming.make_video import make_video
+    """Makes the video that the command line asks for; returns the exit status."""
+    return run("infer.py", _infer, stopped="what was made so far is in the file")
 
-        own = ("image", "audio", "out", "mode", "listen", "seed", "frames_out", "face")
-        print(make_video(**{name: getattr(arguments, name) for name in own}, load_engine=loader(arguments)))
-    except InputError as error:
-        print(f"infer.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("infer.py: stopped; what was made so far is in the file.", file=sys.stderr)
-        return 130
-    return 0
+
+def _infer() -> None:
+    """Checks all that is given, then streams."""
+    arguments = parse(Arguments, prog="infer.py")
+    # So does importing the media libraries: a mistyped flag is answered before.
+    from tm_jax.streaming.make_video import make_video
+
+    own = ("image", "audio", "out", "mode", "listen", "seed", "frames_out", "face")
+    print(make_video(**{name: getattr(arguments, name) for name in own}, load_engine=loader(arguments)))
 
 
 if __name__ == "__main__":

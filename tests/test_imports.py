@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each row may import the rows above it.  Rooms of one row do not import each other.
 ORDER = (
-    ("types", "errors", "flags", "config", "sharding", "rates"),
+    ("types", "errors", "command", "flags", "config", "sharding", "rates"),
     ("audio", "media", "nn"),
     ("models",),
     ("diffusion", "pretrained"),
@@ -35,6 +35,7 @@ TORCH = {"torch", "diffusers", "transformers", "torchao"}
 # Rooms and files that both engines share: they must run where only one of the frameworks is installed.
 WITHOUT_FRAMEWORK = (
     "tm_jax/errors.py",
+    "tm_jax/command.py",
     "tm_jax/flags.py",
     "tm_jax/rates.py",
     "tm_jax/config.py",

@@ -7,7 +7,7 @@ import importlib
 import sys
 import warnings
 
-from tm_jax.errors import InputError
+from tm_jax.command import run
 from tm_jax.flags import Parser, parse
 
 BENCHMARKS = {
@@ -21,21 +21,21 @@ BENCHMARKS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one benchmark; the exit status is 2 after bad input, 1 where a bound was not met."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return run("tm_jax.bench", lambda: _bench(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _bench(argv: list[str]) -> int:
+    """Parse, measure, print; 1 where a bound was not met."""
     parser = Parser(prog="python -m tm_jax.bench", description=__doc__)
     parser.add_argument(
         "name", choices=list(BENCHMARKS), metavar="NAME", help="; ".join(map(": ".join, BENCHMARKS.items()))
     )
-    try:
-        name = parser.parse_args(argv[:1]).name
-        module = importlib.import_module(f"tm_jax.bench.{name}")
-        arguments = parse(
-            module.Arguments, args=argv[1:], prog=f"python -m tm_jax.bench {name}", description=module.__doc__
-        )
-        report = module.run(arguments)
-    except InputError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
+    name = parser.parse_args(argv[:1]).name
+    module = importlib.import_module(f"tm_jax.bench.{name}")
+    arguments = parse(
+        module.Arguments, args=argv[1:], prog=f"python -m tm_jax.bench {name}", description=module.__doc__
+    )
+    report = module.run(arguments)
     print(report)
     return 0 if getattr(report, "within_bound", True) else 1
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
@@ -56,21 +57,21 @@ class Arguments:
 
 
 def main() -> int:
-    """Parse, evaluate, print; returns the exit status."""
-    try:
-        arguments = parse(Arguments, prog="python -m tm_jax.evaluation", description=__doc__)
-        if arguments.clips < 1 or arguments.seconds < 3:
-            raise InputError(
-                f"--clips {arguments.clips} --seconds {arguments.seconds}: give at least 1 clip of 3 seconds"
-            )
-        # Importing JAX takes seconds: a mistyped flag is answered before.
-        from tm_jax.evaluation.evaluate import evaluate
+    """Evaluates what the command line says; returns the exit status."""
+    return run("tm_jax.evaluation", _evaluate)
 
-        evaluate(arguments)
-    except InputError as error:
-        print(f"tm_jax.evaluation: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def _evaluate() -> None:
+    """Parse, evaluate, print."""
+    arguments = parse(Arguments, prog="python -m tm_jax.evaluation", description=__doc__)
+    if arguments.clips < 1 or arguments.seconds < 3:
+        raise InputError(
+            f"--clips {arguments.clips} --seconds {arguments.seconds}: give at least 1 clip of 3 seconds"
+        )
+    # Importing JAX takes seconds: a mistyped flag is answered before.
+    from tm_jax.evaluation.evaluate import evaluate
+
+    evaluate(arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
@@ -126,12 +127,8 @@ def watch(arguments: Arguments) -> str:
 
 def main() -> int:
     """Prints the line; returns the exit status."""
-    try:
-        print(watch(parse(Arguments, prog="python -m tm_jax.evaluation.watch")))
-    except InputError as error:
-        print(f"watch: {error}", file=sys.stderr)
-        return 2
-    return 0
+    prog = "python -m tm_jax.evaluation.watch"
+    return run("tm_jax.evaluation.watch", lambda: print(watch(parse(Arguments, prog=prog))))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import Parser
 from tm_jax.pretrained.check import check
@@ -47,7 +48,12 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; the exit status is 2 after bad input, told in one sentence."""
+    """Runs one command; returns the exit status."""
+    return run("tm_jax.pretrained", lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    """Parse and run one of the commands."""
     parser = Parser(prog="python -m tm_jax.pretrained", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("check", help="what a folder holds and whether it is complete")
@@ -65,12 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--to", type=Path, required=True, help="file to write, which must not exist")
     command.add_argument("--part", default=None, help="only what lies under this name, such as generator_ema")
     command.set_defaults(run=_convert)
-    try:
-        arguments = parser.parse_args(argv)
-        return arguments.run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    arguments = parser.parse_args(argv)
+    return arguments.run(arguments)
 
 
 if __name__ == "__main__":

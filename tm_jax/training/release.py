@@ -7,8 +7,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from tm_jax.command import run
 from tm_jax.config import to_json
-from tm_jax.errors import InputError
 from tm_jax.evaluation.reader import Reader, ReaderConfig
 from tm_jax.flags import parse
 from tm_jax.models.dit import DiT
@@ -70,12 +70,8 @@ def release(arguments: Arguments) -> None:
 
 def main() -> int:
     """Writes the files; returns the exit status."""
-    try:
-        release(parse(Arguments, prog="python -m tm_jax.training.release"))
-    except InputError as error:
-        print(f"release: {error}", file=sys.stderr)
-        return 2
-    return 0
+    prog = "python -m tm_jax.training.release"
+    return run("tm_jax.training.release", lambda: release(parse(Arguments, prog=prog)))
 
 
 if __name__ == "__main__":

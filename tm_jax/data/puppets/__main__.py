@@ -16,9 +16,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from tm_jax.command import run
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.world import FPS, Clip, PuppetWorld
-from tm_jax.errors import InputError
 from tm_jax.flags import Parser
 from tm_jax.rates import SAMPLE_RATE
 
@@ -75,7 +75,12 @@ def write_speech(name: Path, world: PuppetWorld, index: int, seconds: float) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the contact sheet and the samples; returns the exit status."""
+    """Show the world; returns the exit status."""
+    return run("tm_jax.data.puppets", lambda: _show(argv))
+
+
+def _show(argv: list[str] | None) -> None:
+    """Write the contact sheet and the samples."""
     parser = Parser(prog="python -m tm_jax.data.puppets", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/puppets"), help="folder for the results")
     parser.add_argument("--split", default="train", help="train, heldout or language")
@@ -85,23 +90,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each sample")
     parser.add_argument("--speech", type=Path, help="write NAME.wav and NAME.json of one clip, nothing else")
     parser.add_argument("--clip", type=int, default=0, help="the clip of --speech")
-    try:
-        args = parser.parse_args(argv)
-        world = PuppetWorld(seed=args.seed, split=args.split, size=args.size)
-        if args.speech is not None:
-            args.speech.parent.mkdir(parents=True, exist_ok=True)
-            write_speech(args.speech, world, args.clip, args.seconds)
-            return 0
-        args.out.mkdir(parents=True, exist_ok=True)
-        contact_sheet(world, args.identities).save(args.out / "puppets.png")
-        for index in range(3):
-            clip = world.clip(index, args.seconds)
-            write_clip(args.out / f"puppet_{clip.style}.mp4", clip)
-            print(f"{clip.style}: {clip.meta['voice']}: {' '.join(clip.meta['text'])}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parser.parse_args(argv)
+    world = PuppetWorld(seed=args.seed, split=args.split, size=args.size)
+    if args.speech is not None:
+        args.speech.parent.mkdir(parents=True, exist_ok=True)
+        write_speech(args.speech, world, args.clip, args.seconds)
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    contact_sheet(world, args.identities).save(args.out / "puppets.png")
+    for index in range(3):
+        clip = world.clip(index, args.seconds)
+        write_clip(args.out / f"puppet_{clip.style}.mp4", clip)
+        print(f"{clip.style}: {clip.meta['voice']}: {' '.join(clip.meta['text'])}")
 
 
 if __name__ == "__main__":
