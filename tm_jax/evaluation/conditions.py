@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
@@ -120,18 +121,18 @@ def _figures(name: str, world, systems, generators: dict, arguments: Arguments) 
 
 def main() -> int:
     """Prints the table; returns the exit status."""
-    try:
-        arguments = parse(Arguments, prog="python -m tm_jax.evaluation.conditions")
-        if arguments.clips < 1 or arguments.seconds < 3:
-            raise InputError(
-                f"--clips {arguments.clips} --seconds {arguments.seconds}: give at least 1 clip of 3 seconds"
-            )
-        # Importing JAX takes seconds: a mistyped flag is answered before.
-        print(report(arguments))
-    except InputError as error:
-        print(f"conditions: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("tm_jax.evaluation.conditions", _measure)
+
+
+def _measure() -> None:
+    """Parse, measure, print."""
+    arguments = parse(Arguments, prog="python -m tm_jax.evaluation.conditions")
+    if arguments.clips < 1 or arguments.seconds < 3:
+        raise InputError(
+            f"--clips {arguments.clips} --seconds {arguments.seconds}: give at least 1 clip of 3 seconds"
+        )
+    # Importing JAX takes seconds: a mistyped flag is answered before.
+    print(report(arguments))
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tm_jax.audio.front_end import AudioFrontEnd
+from tm_jax.command import run
 from tm_jax.data.encoded_videos import VideoEncoder
 from tm_jax.data.latent_clips import BLINK, ClipConfig, conditioning_arrays
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.world import Clip, PuppetWorld
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.noise import stream_noise
-from tm_jax.errors import InputError
 from tm_jax.evaluation.report import Figure, table
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
 from tm_jax.models.dit import DiT
@@ -149,32 +149,32 @@ class Arguments:
 
 def main() -> int:
     """Prints the table; returns the exit status."""
-    try:
-        arguments = parse(Arguments, prog="python -m tm_jax.evaluation.gains")
-        model = load_model(arguments.model, DiT, DiTConfig)
-        config = model.config
-        clip = ClipConfig(
-            chunk=arguments.chunk,
-            chunks=config.trained_frames // arguments.chunk,
-            audio_left=config.audio_left,
-            audio_lookahead=config.audio_lookahead,
-            image_patch=config.image_patch or 1,
-            text_length=config.text_length,
-            text_width=config.text_width,
-        )
-        vae, front_end = load_model(arguments.vae, VAE, VAEConfig), load_front_end(arguments.visemes)
-        clips = event_clips(vae, front_end, clip, still=config.still_condition, count=arguments.clips)
-        measured = model_gains(model, clips)
-        rows = [
-            Figure(f"{name}: gain at σ = {level:g}", value)
-            for name, values in measured.items()
-            for level, value in zip(LEVELS, values, strict=True)
-        ]
-        print(table(rows))
-    except InputError as error:
-        print(f"gains: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run("tm_jax.evaluation.gains", _measure)
+
+
+def _measure() -> None:
+    """Parse, measure, print."""
+    arguments = parse(Arguments, prog="python -m tm_jax.evaluation.gains")
+    model = load_model(arguments.model, DiT, DiTConfig)
+    config = model.config
+    clip = ClipConfig(
+        chunk=arguments.chunk,
+        chunks=config.trained_frames // arguments.chunk,
+        audio_left=config.audio_left,
+        audio_lookahead=config.audio_lookahead,
+        image_patch=config.image_patch or 1,
+        text_length=config.text_length,
+        text_width=config.text_width,
+    )
+    vae, front_end = load_model(arguments.vae, VAE, VAEConfig), load_front_end(arguments.visemes)
+    clips = event_clips(vae, front_end, clip, still=config.still_condition, count=arguments.clips)
+    measured = model_gains(model, clips)
+    rows = [
+        Figure(f"{name}: gain at σ = {level:g}", value)
+        for name, values in measured.items()
+        for level, value in zip(LEVELS, values, strict=True)
+    ]
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
@@ -162,18 +163,18 @@ async def serve(arguments: Arguments) -> None:
 
 def main() -> int:
     """Runs the server; returns the exit status."""
+    return run("tm_jax.serve", _serve)
+
+
+def _serve() -> None:
+    """Parse, then serve until a signal."""
+    arguments = parse(Arguments, prog="python -m tm_jax.serve", description=__doc__)
     try:
-        arguments = parse(Arguments, prog="python -m tm_jax.serve", description=__doc__)
-        try:
-            import aiohttp  # noqa: F401
-            import aiortc  # noqa: F401
-        except ImportError as error:
-            raise InputError(f"Live calls need {error.name}: pip install 'tm_jax[live]'.") from None
-        asyncio.run(serve(arguments))
-    except InputError as error:
-        print(f"serve: {error}", file=sys.stderr)
-        return 2
-    return 0
+        import aiohttp  # noqa: F401
+        import aiortc  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"Live calls need {error.name}: pip install 'tm_jax[live]'.") from None
+    asyncio.run(serve(arguments))
 
 
 if __name__ == "__main__":
