@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import av
@@ -174,3 +175,47 @@ def test_flags_with_a_typo_are_answered_at_once():
     assert made.returncode == 2
     sentence = "infer.py: there is no flag --outt (did you mean --out?); --help lists all flags\n"
     assert (made.stdout, made.stderr) == ("", sentence)
+
+
+def torch_engine(monkeypatch, **members):
+    """A stand-in for the PyTorch runtime, which need not be installed."""
+    package, module = (
+        types.ModuleType("tm_jax.torch_runtime"),
+        types.ModuleType("tm_jax.torch_runtime.engine"),
+    )
+    vars(module).update(members)
+    package.engine = module
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_the_torch_backend_makes_the_same_video_by_its_own_engine(files, monkeypatch):
+    asked = []
+
+    def load_engine(folder, *, dit_device, vae_device):
+        asked.append((dit_device, vae_device))
+        return parts.load_engine(folder)
+
+    torch_engine(monkeypatch, load_engine=load_engine)
+    flags = ("--backend", "torch", "--dit-device", "cuda:0", "--vae-device", "cuda:1")
+    assert files(out="jax.mp4")[0] == files(*flags, out="torch.mp4")[0] == 0
+    assert asked == [("cuda:0", "cuda:1")]
+    one, other = (list(read_frames(files.folder / f"{name}.mp4")) for name in ("jax", "torch"))
+    np.testing.assert_array_equal(np.stack(one), np.stack(other))
+
+
+def test_flags_of_the_other_backend_and_missing_devices_and_frameworks_are_told(files, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    torch_engine(monkeypatch, __getattr__=missing)
+    for flags, sentence in [
+        (("--backend", "torch", "--prompt", "A cat"), "--prompt is for the JAX backend"),
+        (("--backend", "torch", "--size", "128"), "--size is for the JAX backend"),
+        (("--backend", "torch"), "--backend torch needs PyTorch, which is not installed"),
+        (("--backend", "tensorflow"), "jax, torch"),
+        (("--dit-device", "tpu:0"), "there are cpu:0"),
+        (("--vae-device", "cpu:8"), "there are cpu:0"),
+    ]:
+        status, out, err = files(*flags)
+        assert status == 2 and sentence in err and out == "" and err.count("\n") == 1

@@ -1,6 +1,7 @@
 """A backend of NumPy alone, whose frames tell what they were made of: threads are tested with it at once."""
 
 import threading
+import weakref
 
 import numpy as np
 
@@ -11,6 +12,10 @@ SIZE = (4, 6)
 PICTURE = np.full((*SIZE, 3), 7, np.uint8)
 
 
+class State:
+    """Something whose life can be followed."""
+
+
 class FakeBackend:
     """Pixel [0 0] of a frame is (chunk, latent in the chunk, loudness of what it heard)."""
 
@@ -19,21 +24,34 @@ class FakeBackend:
 
     def __init__(self, rollout: RolloutConfig = RolloutConfig(), audio_lookahead: int = 0):
         self.rollout, self.audio_lookahead, self.front_end = rollout, audio_lookahead, LogMel()
-        self.denoised, self.decoded = 0, 0
+        self.begun, self.denoised, self.decoded = 0, 0, 0
         self.may_denoise, self.may_decode = threading.Event(), threading.Event()
         self.may_denoise.set()
         self.may_decode.set()
         self.noises: list[np.ndarray] = []
 
+    def follow(self) -> list[weakref.ref]:
+        """References to every state that is made from now on, to see whether it is still alive."""
+        seen = []
+
+        def begin(reference):
+            state = State()
+            seen.append(weakref.ref(state))
+            return state, 0
+
+        self.begin = begin
+        return seen
+
     def reference(self, picture, face_box):
         return {"picture": picture.copy(), "face_box": face_box}
 
     def begin(self, reference):
-        return np.zeros(1000, np.float32), 0
+        return State(), 0
 
     def denoise(self, reference, state, noises, windows, mode):
         assert noises.shape == (self.rollout.steps, 1, self.rollout.chunk, *self.latent_shape)
         assert windows.shape[:2] == mode.shape == (1, self.rollout.chunk)
+        self.begun += 1
         self.may_denoise.wait()
         self.noises.append(noises)
         self.denoised += 1

@@ -1,20 +1,17 @@
 """Sessions: what is pushed comes out as video, whoever waits, fails, interrupts or goes away."""
 
-import contextlib
 import gc
 import threading
 import time
-import weakref
 
 import numpy as np
 import pytest
 
 from tests.audio.test_voice_activity import voice
-from tests.streaming.embedding import talk
 from tests.streaming.fake import PICTURE, FakeBackend
+from tests.streaming.threads import eventually, settled, stages
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
-from tm_jax.streaming.backend import Backend
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.streaming.inbox import BacklogFull, SessionClosed
 
@@ -37,28 +34,6 @@ def no_thread_is_left():
     eventually(lambda: not stages())
 
 
-def stages() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tm_jax")]
-
-
-def eventually(condition) -> None:
-    """Wait until something holds; fail if it never does."""
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError("it never came true")
-
-
-def settled(value) -> object:
-    """A number that threads change, once it no longer does."""
-    seen = [value()]
-    while len(seen) < 1000 and len(set(seen[-6:])) + (len(seen) < 6) > 1:
-        time.sleep(0.02)
-        seen.append(value())
-    return seen[-1]
-
-
 def all_at_once(session, sound) -> list:
     session.push(sound)
     session.finish()
@@ -78,14 +53,10 @@ class Steps:
         self._permits.release(count)
 
 
-def test_the_fake_is_a_backend(backend):
-    assert isinstance(backend, Backend)
-
-
-@pytest.mark.parametrize("size", [1, 333, 7681, 160_000])
+@pytest.mark.parametrize("size", [333, 7681, 160_000])
 @pytest.mark.parametrize("kind", [np.int16, np.float32, np.float64])
 def test_what_is_pushed_comes_out_whatever_the_blocks(engine, size, kind):
-    sound = voice(0.5 if size == 1 else 1.5)
+    sound = voice(1.5)
     given = (sound * 32768).astype(np.int16) if kind is np.int16 else sound.astype(kind)
     heard = given / np.float32(32768) if kind is np.int16 else sound
 
@@ -100,7 +71,7 @@ def test_what_is_pushed_comes_out_whatever_the_blocks(engine, size, kind):
         chunks = list(session)
         speaker.join()
     lengths = [len(chunk.frames) for chunk in chunks]
-    assert lengths[:2] == [9, 12][: len(lengths)] or size == 1
+    assert lengths[:2] == [9, 12]
     assert sum(lengths) == -(-len(sound) // 640)
     np.testing.assert_array_equal(np.concatenate([chunk.audio for chunk in chunks]), heard)
     for index, chunk in enumerate(chunks):
@@ -110,6 +81,15 @@ def test_what_is_pushed_comes_out_whatever_the_blocks(engine, size, kind):
             list(latents)
             == ([0] + [1] * 4 + [2] * 4 if not index else [0] * 4 + [1] * 4 + [2] * 4)[: len(latents)]
         )
+
+
+def test_blocks_may_be_of_one_sample():
+    sound = voice(0.12)
+    with StreamEngine(FakeBackend(RolloutConfig(chunk=1))).session(PICTURE) as session:
+        for sample in range(len(sound)):
+            session.push(sound[sample : sample + 1])
+        session.finish()
+        np.testing.assert_array_equal(np.concatenate([chunk.audio for chunk in session]), sound)
 
 
 @pytest.mark.parametrize(
@@ -308,36 +288,19 @@ def test_closing_waits_for_the_chunk_in_hand_and_no_longer(engine, backend):
     backend.may_denoise.clear()
     session = engine.session(PICTURE)
     session.push(np.zeros(100 * CHUNK, np.float32))
+    eventually(lambda: backend.begun)
     closer = threading.Thread(target=session.close)
     closer.start()
     time.sleep(0.05)
     assert closer.is_alive()
     backend.may_denoise.set()
     closer.join(10)
-    assert backend.denoised <= 1 and not stages()
-
-
-class Weighty:
-    """Something whose life can be followed."""
-
-
-def following(backend) -> list[weakref.ref]:
-    """References to every state that the backend will make."""
-    seen, real = [], backend.begin
-
-    def begin(reference):
-        weight = Weighty()
-        seen.append(weakref.ref(weight))
-        return weight, 0
-
-    backend.begin = begin
-    assert real
-    return seen
+    assert backend.denoised == 1 and backend.decoded == 0 and not stages()
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_a_session_that_ends_keeps_no_state(engine, backend, forgotten):
-    states = following(backend)
+    states = backend.follow()
     session = engine.session(PICTURE)
     session.push(np.zeros(3 * CHUNK, np.float32))
     next(session)
@@ -366,19 +329,6 @@ def test_a_stage_that_fails_ends_its_stream_alone(engine, backend):
         assert len(next(other).frames) == 9
 
 
-def test_sessions_share_a_reference_and_nothing_else(engine):
-    reference = engine.reference(PICTURE, (0, 0, 2, 3))
-    sounds = [voice(1.0), 0 * voice(1.0), voice(1.7)]
-    alone = [np.concatenate([c.frames for c in engine.stream(reference, [sound])]) for sound in sounds]
-    sessions = [engine.session(reference) for _ in sounds]
-    for start in range(0, 30_000, 500):
-        for session, sound in zip(sessions, sounds, strict=True):
-            session.push(sound[start : start + 500])
-    for session, frames in zip(sessions, alone, strict=True):
-        session.finish()
-        np.testing.assert_array_equal(np.concatenate([chunk.frames for chunk in session]), frames)
-
-
 def test_noise_is_that_of_the_seed_the_chunk_and_the_step(engine, backend):
     drawn = []
     for seed in (3, 3, 4):
@@ -389,108 +339,3 @@ def test_noise_is_that_of_the_seed_the_chunk_and_the_step(engine, backend):
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).any()
     assert len(np.unique(drawn[0])) > 0.99 * drawn[0].size
-
-
-def test_a_source_that_blocks_does_not_keep_a_stream_from_closing(engine, backend):
-    """Its thread cannot be woken; it holds nothing of the stream, and ends when the source goes on."""
-    states, goes_on = following(backend), threading.Event()
-
-    def blocked():
-        yield np.zeros(9 * 640, np.float32)
-        goes_on.wait(20)
-        yield np.zeros(9 * 640, np.float32)
-
-    for _ in range(3):
-        stream = engine.stream(PICTURE, blocked())
-        assert len(next(stream).frames) == 9
-        begun = time.perf_counter()
-        stream.close()
-        assert time.perf_counter() - begun < 2
-    del stream
-    gc.collect()
-    assert all(state() is None for state in states) and set(stages()) == {"tm_jax-feed"}
-    goes_on.set()
-    eventually(lambda: not stages())
-
-
-def test_a_source_is_read_about_a_chunk_ahead(engine):
-    read = 0
-
-    def endless():
-        nonlocal read
-        while True:
-            read += 1
-            yield np.zeros(CHUNK, np.float32)
-
-    with contextlib.closing(engine.stream(PICTURE, endless())) as stream:
-        next(stream)
-        assert settled(lambda: read) <= 8
-    assert not stages()
-
-
-@pytest.mark.parametrize("fault", [InputError("a.wav is damaged."), OSError("gone")])
-def test_a_source_that_fails_does_so_after_its_chunks(engine, fault):
-    def broken():
-        yield np.zeros(22 * 640, np.float32)
-        raise fault
-
-    frames = 0
-    with pytest.raises(type(fault), match=str(fault)):
-        for chunk in engine.stream(PICTURE, broken()):
-            frames += len(chunk.frames)
-    assert frames == 21
-
-
-def test_a_bad_block_ends_a_stream_after_the_chunks_before_it(engine):
-    frames = 0
-    with pytest.raises(InputError, match="holds int32"):
-        for chunk in engine.stream(PICTURE, [np.zeros(22 * 640, np.float32), np.zeros(5, np.int32)]):
-            frames += len(chunk.frames)
-    assert frames == 21
-
-
-@pytest.mark.parametrize(
-    "options,sentence",
-    [
-        ({"mode": "talk"}, "mode 'talk' is unknown"),
-        ({"seed": -1}, "seed -1"),
-        ({"listen": ((2.0, 1.0),)}, "does not begin before it ends"),
-        ({"face_box": (3, 0, 1, 2)}, "reversed or leaves the picture"),
-        ({"face_box": (0, 0, 5, 6)}, "reversed or leaves the picture"),
-        ({"face_box": (0, 0, np.nan, 6)}, "no box of four numbers"),
-        ({"face_box": (0, 1)}, "no box of four numbers"),
-        ({"face_box": "none"}, "no box of four numbers"),
-        ({"picture": PICTURE / 255.0}, "holds float64"),
-        ({"picture": PICTURE[:, :-1]}, r"has the shape \(4, 5, 3\): give a uint8 array \[4 6 3\]"),
-        ({"picture": PICTURE[..., :1]}, "has the shape"),
-        ({"picture": "me.png"}, "is a str"),
-    ],
-)
-@pytest.mark.parametrize("way", ["session", "stream"])
-def test_what_a_stream_cannot_begin_with_is_one_sentence(engine, way, options, sentence):
-    given = {"picture": PICTURE, **options}
-    picture = given.pop("picture")
-    with pytest.raises(InputError, match=sentence) as told:
-        engine.session(picture, **given) if way == "session" else engine.stream(picture, [], **given)
-    assert str(told.value).count("\n") == 0
-
-
-def test_a_reference_is_good_for_its_own_engine_alone(engine):
-    reference = engine.reference(PICTURE)
-    with pytest.raises(InputError, match="made by another engine"):
-        StreamEngine(FakeBackend()).session(reference)
-    with pytest.raises(InputError, match="has its face box already"):
-        engine.session(reference, face_box=(0, 0, 1, 1))
-
-
-def test_no_backlog_is_refused(engine):
-    with pytest.raises(InputError, match="leaves no room"):
-        engine.session(PICTURE, backlog=0)
-
-
-def test_the_example_of_the_documentation(engine, capsys):
-    shown, sound = [], voice(2.0)
-    talk(engine, PICTURE, [sound[:9000], np.zeros((2, 2)), sound[9000:]], lambda *piece: shown.append(piece))
-    assert sum(len(frames) for frames, _ in shown) == 50
-    np.testing.assert_array_equal(np.concatenate([heard for _, heard in shown]), sound)
-    assert "has the shape (2, 2)" in capsys.readouterr().out
