@@ -69,7 +69,7 @@ def loader(arguments: Arguments) -> Callable[[], Any]:
     Raises:
         InputError: its framework is not installed, or a flag of it is malformed.
     """
-    devices = {"dit_device": arguments.dit_device, "vae_device": arguments.vae_device}
+    devices = {"dit_device": arguments.dit_device or None, "vae_device": arguments.vae_device or None}
     # Importing a framework takes seconds, and only one of them need be installed.
     try:
         if arguments.backend == "torch":

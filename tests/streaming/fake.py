@@ -52,7 +52,7 @@ class FakeBackend:
         assert noises.shape == (self.rollout.steps, 1, self.rollout.chunk, *self.latent_shape)
         assert windows.shape[:2] == mode.shape == (1, self.rollout.chunk)
         self.begun += 1
-        self.may_denoise.wait()
+        self.may_denoise.wait(20)
         self.noises.append(noises)
         self.denoised += 1
         return (state[1], windows[0]), (state[0], state[1] + 1)
@@ -64,7 +64,7 @@ class FakeBackend:
         assert first == (state is None)
         chunk, windows = latents
         for index, window in enumerate(windows):
-            self.may_decode.wait()
+            self.may_decode.wait(20)
             self.decoded += 1
             frames = np.zeros((1 if first and index == 0 else 4, *self.size, 3), np.uint8)
             frames[:, 0, 0] = chunk, index, min(255, 20 * window[-8:].max())

@@ -46,8 +46,8 @@ class Steps:
     def __init__(self):
         self._permits = threading.Semaphore(0)
 
-    def wait(self):
-        assert self._permits.acquire(timeout=20)
+    def wait(self, timeout):
+        assert self._permits.acquire(timeout=timeout)
 
     def let(self, count: int):
         self._permits.release(count)
@@ -244,9 +244,11 @@ def test_the_mode_can_be_changed_in_mid_stream(engine, backend):
 def test_an_interruption_drops_what_is_queued_and_listens(engine, backend):
     with engine.session(PICTURE, mode="speak") as session:
         backend.may_decode.clear()
-        session.push(voice(10.0))
+        for block in np.split(voice(10.0), 100):
+            session.push(block)
         eventually(lambda: backend.denoised == 2)
         session.push(b"bad")
+        assert session.waiting > 8
         session.interrupt()
         assert session.waiting == 0
         backend.may_decode.set()
@@ -319,11 +321,13 @@ def test_a_stage_that_fails_ends_its_stream_alone(engine, backend):
         next(session)
         real, backend.decode = backend.decode, lambda *_, **__: 1 / 0
         session.push(np.zeros(CHUNK, np.float32))
+        with pytest.raises(SessionClosed):  # whether or not somebody takes what it says
+            for _ in range(2000):
+                session.push(np.zeros(1, np.float32))
+                time.sleep(0.005)
         with pytest.raises(ZeroDivisionError):
             next(session)
         assert list(session) == []
-        with pytest.raises(SessionClosed):
-            session.push(np.zeros(CHUNK, np.float32))
         backend.decode = real
         other.push(np.zeros(9 * 640, np.float32))
         assert len(next(other).frames) == 9

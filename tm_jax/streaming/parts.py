@@ -11,6 +11,7 @@ student, whose image tokens are latents and which hears through our own front en
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 import jax
@@ -62,14 +63,14 @@ def find_device(name: str, flag: str) -> jax.Device:
 
 
 def load_engine(
-    weights: Path,
+    weights: str | os.PathLike,
     *,
     wan: str = "",
     speech: str = SPEECH,
     prompt: str = "",
     size: tuple[int, int] | None = None,
-    dit_device: str = "",
-    vae_device: str = "",
+    dit_device: str | None = None,
+    vae_device: str | None = None,
 ) -> StreamEngine:
     """The JAX engine of a student and everything that it needs.
 
@@ -82,12 +83,13 @@ def load_engine(
       speech: folder or Hub id of wav2vec2.
       prompt: a text, or a file with an embedding; empty takes the folder's own.
       size: (height, width) of the video; None as `JaxBackend` takes it.
-      dit_device, vae_device: as ``find_device`` takes them.  Empty: where there are two devices, the VAE of a
+      dit_device, vae_device: as ``find_device`` takes them.  None: where there are two devices, the VAE of a
         student born from Wan has the second for itself; all others share the first.
 
     Raises:
       InputError: a part is missing or damaged, the parts do not fit each other, or there is no such device.
     """
+    weights = Path(weights)
     dit = find_device(dit_device, "--dit-device") if dit_device else None
     vae_place = find_device(vae_device, "--vae-device") if vae_device else None
     own_vae, student_path = weights / "vae.safetensors", weights / "student.safetensors"
