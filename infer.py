@@ -13,6 +13,10 @@ from tm_jax.errors import InputError
 from tm_jax.flags import ShippedPath, parse
 
 
+_PARTS = ("prompt", "size", "wan", "speech")
+"""Flags of what the JAX backend takes from elsewhere."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Make a character talk with the given sound."""
@@ -25,7 +29,7 @@ class Arguments:
     out: Path
     """The mp4 to write."""
     weights: ShippedPath = Path(__file__).parent / "tm_jax" / "weights"
-    """Folder with vae.safetensors and student.safetensors."""
+    """Folder with vae.safetensors and student.safetensors; for --backend torch an export."""
     mode: Literal["auto", "speak", "listen"] = "auto"
     """auto: voice activity decides when the character speaks."""
     listen: str = ""
@@ -56,7 +60,8 @@ class Arguments:
     second device, if there is one)."""
 
     def __post_init__(self):
-        given = [name for name in ("prompt", "size", "wan") if getattr(self, name)]
+        parts = (field for field in dataclasses.fields(self) if field.name in _PARTS)
+        given = [field.name for field in parts if getattr(self, field.name) != field.default]
         if self.backend == "torch" and given:
             raise InputError(
                 f"--{given[0]} is for the JAX backend: an export brings its own, so leave it out."
@@ -85,8 +90,8 @@ def loader(arguments: Arguments) -> Callable[[], Any]:
             f"--backend {arguments.backend} needs {package}, which is not installed: install it, or choose "
             "the other backend."
         ) from error
-    size = parse_size(arguments.size) if arguments.size else None
-    parts = {"wan": arguments.wan, "speech": arguments.speech, "prompt": arguments.prompt, "size": size}
+    parts = {name: getattr(arguments, name) for name in _PARTS}
+    parts["size"] = parse_size(arguments.size) if arguments.size else None
     return functools.partial(load_engine, arguments.weights, **parts, **devices)
 
 

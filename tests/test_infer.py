@@ -212,6 +212,7 @@ def test_flags_of_the_other_backend_and_missing_devices_and_frameworks_are_told(
     for flags, sentence in [
         (("--backend", "torch", "--prompt", "A cat"), "--prompt is for the JAX backend"),
         (("--backend", "torch", "--size", "128"), "--size is for the JAX backend"),
+        (("--backend", "torch", "--speech", "x"), "--speech is for the JAX backend"),
         (("--backend", "torch"), "--backend torch needs PyTorch, which is not installed"),
         (("--backend", "tensorflow"), "jax, torch"),
         (("--dit-device", "tpu:0"), "there are cpu:0"),
