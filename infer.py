@@ -12,7 +12,6 @@ from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import ShippedPath, parse
 
-
 _PARTS = ("prompt", "size", "wan", "speech")
 """Flags of what the JAX backend takes from elsewhere."""
 
