@@ -48,8 +48,8 @@ def make_video(
     Raises:
       InputError: anything given is not usable.
     """
-    if seed < 0:
-        raise InputError(f"--seed {seed} is negative: give 0 or more.")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"--seed {seed} is no seed: give a whole number from 0 to 2⁶⁴ - 1.")
     for written in filter(None, (out, frames_out)):
         for read in (Path(image), Path(audio)):
             if os.path.exists(written) and os.path.exists(read) and os.path.samefile(written, read):

@@ -199,10 +199,10 @@ def check_options(seed: Any, mode: Any, listen: Any, backlog: Any) -> None:
     """Refuse what no stream can be begun with.
 
     Raises:
-      InputError: a negative seed, an unknown mode, an empty stretch, or no backlog at all.
+      InputError: a seed that is none, an unknown mode, an empty stretch, or no backlog at all.
     """
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"The seed {seed!r} is no whole number of 0 or more: give one.")
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise InputError(f"The seed {seed!r} is no whole number from 0 to 2⁶⁴ - 1: give one.")
     _check_mode(mode)
     for stretch in listen:
         if len(stretch) != 2 or not 0 <= stretch[0] < stretch[1]:
