@@ -32,5 +32,6 @@ PRESET = dataclasses.replace(
     rollout=dataclasses.replace(TINY.rollout, correlation=0.5),
     clip=CLIP,
     videos=VIDEOS,
+    on_device=True,
     pairs=dataclasses.replace(TINY.pairs, count=1024, batch=64),
 )

@@ -33,4 +33,5 @@ PRESET = dataclasses.replace(
     loss=dataclasses.replace(TINY.loss, blink=20.0),
     clip=CLIP,
     videos=VIDEOS,
+    on_device=True,
 )

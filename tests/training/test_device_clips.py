@@ -3,29 +3,54 @@
 import dataclasses
 
 import grain
+import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from tests.training.tiny import CLIP, videos
+from tests.training.tiny import CLIP, CONFIG, videos
 from tm_jax.data.latent_clips import LatentClips
+from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
-from tm_jax.training.device_clips import clip_places, compiled_cut, put_videos
+from tm_jax.training.device_clips import DeviceClips, put_videos
+from tm_jax.training.loop import LoopConfig
+from tm_jax.training.ode_pairs import OdePairs
+from tm_jax.training.student_experiment import StudentExperiment
+from tm_jax.training.student_phase import PairedClips
 
 CUT = dataclasses.replace(CLIP, chunks=3, blinks=0.5)
 
 
+def world():
+    return [dataclasses.replace(video, lids=np.eye(30)[n + 12]) for n, video in enumerate(videos(3))]
+
+
+def equal(made, told):
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x: x[0], made), told)
+
+
 def test_the_same_clips_in_the_same_order():
-    world = [dataclasses.replace(video, lids=np.eye(30)[n + 12]) for n, video in enumerate(videos(3))]
-    host = grain.MapDataset.source(world).seed(5).random_map(LatentClips(CUT))
-    places, cut, store = clip_places(CUT, world, 5), compiled_cut(CUT), put_videos(world)
+    host = grain.MapDataset.source(world()).seed(5).random_map(LatentClips(CUT))
+    device = DeviceClips(CUT, world())
+    places = device.dataset(5)
     for index in range(6):
-        place = {name: value[None] for name, value in places[index].items()}
-        made, told = cut(store, place), host[index]
-        conditioning = made.pop("conditioning")
-        for name, value in {**{k: v for k, v in told.items() if k != "conditioning"}}.items():
-            np.testing.assert_array_equal(made[name][0], value, err_msg=name)
-        for name, value in told["conditioning"].items():
-            np.testing.assert_array_equal(conditioning[name][0], value, err_msg=name)
+        equal(device.batch(jax.tree.map(lambda x: x[None], places[index])), host[index])
+
+
+def test_the_same_pairs_and_streams(tmp_path):
+    clean = np.random.default_rng(1).normal(size=(2, 9, 2, 2, 4)).astype(np.float16)
+    save_file({"clean": clean}, tmp_path / "pairs")
+    rollout = RolloutConfig(correlation=0.5)
+    frames = np.stack([np.arange(9), np.arange(3, 12)])
+    pairs = OdePairs(np.array([0, 2]), frames, (tmp_path / "pairs",), 2, 0, rollout)
+    model = dataclasses.replace(CONFIG, trained_frames=9)
+    paths = {"vae": tmp_path / "vae", "teacher": tmp_path / "teacher"}
+    experiment = StudentExperiment(LoopConfig("s"), model, long_chunks=5, clip=CUT, rollout=rollout, **paths)
+    host = grain.MapDataset.source(world()).seed(5).random_map(PairedClips(experiment, world(), pairs))
+    device = DeviceClips(CUT, world(), pairs, 5)
+    places = device.dataset(5)
+    for index in range(4):
+        equal(device.batch(jax.tree.map(lambda x: x[None], places[index])), host[index])
 
 
 def test_videos_that_cannot_be_stacked_are_refused():

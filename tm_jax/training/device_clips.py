@@ -16,7 +16,9 @@ from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, clip_frames
 from tm_jax.diffusion.conditions import latents_as_image_tokens, with_mask
 from tm_jax.errors import InputError
 from tm_jax.models.audio_adapter import audio_windows
+from tm_jax.sharding import replicated
 from tm_jax.training.clip_data import Videos
+from tm_jax.training.ode_pairs import OdePairs, pair_noise
 
 
 @flax.struct.dataclass
@@ -32,7 +34,7 @@ class DeviceVideos:
 
 
 def put_videos(videos: Videos) -> DeviceVideos:
-    """All videos on the default device, in the precision in which they are kept.
+    """All videos on the devices, in the precision in which they are kept.
 
     Raises:
         InputError: they differ in length, or have prompts or a picture encoder's tokens.
@@ -44,11 +46,15 @@ def put_videos(videos: Videos) -> DeviceVideos:
         raise InputError("Clips with prompts are not cut on the device: set on_device to False.")
     length = len(rows[0].latents)
     filled = lambda row: np.zeros(length, np.float32) if row.lids is None else row.lids
-    stack = lambda name: jnp.asarray(np.stack([getattr(row, name) for row in rows]))
-    return DeviceVideos(
-        **{name: stack(name) for name in ("latents", "reference", "audio_tokens", "mode", "face_mask")},
-        lids=jnp.asarray(np.stack([filled(row) for row in rows])),
-    )
+    names = ("latents", "reference", "audio_tokens", "mode", "face_mask")
+    stacked = {name: np.stack([getattr(row, name) for row in rows]) for name in names}
+    return _everywhere(DeviceVideos(**stacked, lids=np.stack([filled(row) for row in rows])))
+
+
+def _everywhere(tree: Any) -> Any:
+    """The arrays whole on every device of the current mesh."""
+    mesh = jax.sharding.get_mesh()
+    return jax.device_put(tree, None if mesh.empty else replicated(mesh))
 
 
 def cut_conditioning(
@@ -96,12 +102,73 @@ class ClipPlaces(grain.transforms.RandomMap):
         return {"video": np.int32(element), "frames": frames.astype(np.int32)}
 
 
-def clip_places(config: ClipConfig, videos: Videos, seed: int) -> grain.MapDataset:
-    """The data set of places, in the same order as that of the clips themselves."""
-    source = grain.MapDataset.range(len(videos)).seed(seed)
-    return source.random_map(ClipPlaces(config, videos))
+class PairedPlaces(grain.transforms.RandomMap):
+    """Adds the number of a cached pair: {"clip": {"video", "frames"}, "pair": row}, drawn as `PairedClips`."""
+
+    def __init__(self, config: ClipConfig, videos: Videos, pairs: OdePairs):
+        self.pairs, self.places = pairs, ClipPlaces(config, videos)
+
+    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One place, and one pair that has nothing to do with it."""
+        row = int(rng.integers(len(self.pairs.video)))
+        return {"clip": self.places.random_map(element, rng), "pair": np.int32(row)}
 
 
-def compiled_cut(config: ClipConfig) -> Any:
-    """``cut_clips`` as a program: (store, {"video", "frames"}) → batch."""
-    return jax.jit(lambda store, place: cut_clips(store, place["video"], place["frames"], config))
+@flax.struct.dataclass
+class DevicePairs:
+    """The teacher's samples with their noise and where their clips lie."""
+
+    clean: Any
+    noise: Any
+    video: Any
+    frames: Any
+
+
+def put_pairs(pairs: OdePairs) -> DevicePairs:
+    """All pairs on the devices."""
+    rows = range(len(pairs.video))
+    clean = np.stack([pairs.clean(row).astype(np.float16) for row in rows])
+    noise = np.stack([pair_noise(pairs.seed, row, clean.shape[1:], pairs.rollout) for row in rows])
+    return _everywhere(DevicePairs(clean, noise, pairs.video, pairs.frames))
+
+
+class DeviceClips:
+    """Videos on the devices, and the program that makes a batch of the numbers that come from the loader."""
+
+    def __init__(
+        self, config: ClipConfig, videos: Videos, pairs: OdePairs | None = None, long_chunks: int = 0
+    ):
+        """Puts all there.
+
+        Args:
+            pairs: with them, a batch is what `PairedClips` gives.
+            long_chunks: chunks of a long stream.
+        """
+        self.config, self.long = config, long_chunks * config.chunk
+        self.store = put_videos(videos)
+        self.pairs = None if pairs is None else put_pairs(pairs)
+        self.places = PairedPlaces(config, videos, pairs) if pairs else ClipPlaces(config, videos)
+        self.count = len(videos)
+        self._cut = jax.jit(self._pair if pairs else self._clip)
+
+    def dataset(self, seed: int) -> grain.MapDataset:
+        """The places, in the order in which the host would cut the clips themselves."""
+        return grain.MapDataset.range(self.count).seed(seed).random_map(self.places)
+
+    def batch(self, places: dict) -> dict:
+        """The batch of these places."""
+        return self._cut(self.store, self.pairs, places)
+
+    def _clip(self, store: DeviceVideos, pairs: None, places: dict) -> dict:
+        return cut_clips(store, places["video"], places["frames"], self.config)
+
+    def _pair(self, store: DeviceVideos, pairs: DevicePairs, places: dict) -> dict:
+        row, video = places["pair"], places["clip"]["video"]
+        stream = jnp.broadcast_to(jnp.arange(self.long)[None], (len(row), self.long))
+        conditioning = cut_conditioning(store, pairs.video[row], pairs.frames[row], self.config)
+        clean = pairs.clean[row].astype(jnp.float32)
+        return {
+            "clip": cut_clips(store, video, places["clip"]["frames"], self.config),
+            "pair": {"noise": pairs.noise[row], "clean": clean, "conditioning": conditioning},
+            "stream": {"conditioning": cut_conditioning(store, video, stream, self.config)},
+        }

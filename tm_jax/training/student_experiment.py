@@ -55,6 +55,8 @@ class StudentExperiment:
     pairs: PairsConfig = PairsConfig()
     cache: Path = Path("cache")
     """Folder of encoded videos and of the teacher's samples."""
+    on_device: bool = False
+    """Whether videos and pairs are put on the devices, which then cut the clips themselves."""
     ema: float = 0.99
     """Decay of the average of the student's parameters that is shipped."""
 

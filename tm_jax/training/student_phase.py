@@ -46,6 +46,7 @@ from tm_jax.training.abstract import (
 )
 from tm_jax.training.accumulate import Loss, gradients_of, in_parts
 from tm_jax.training.clip_data import Videos, heldout_clips, training_videos, training_videos_digest
+from tm_jax.training.device_clips import DeviceClips
 from tm_jax.training.dmd import (
     critic_loss,
     distribution_matching_loss,
@@ -100,6 +101,7 @@ class StudentPhase:
         self.tx = make_optimizer(config.optim)
         self.critic_tx = make_optimizer(config.critic_optim)
         self._frozen: DiT | None = None
+        self._device: DeviceClips | None = None
         self._keys = jax.jit(lambda key, step: tuple(jax.random.split(jax.random.fold_in(key, step), 3)))
         self._warm = compiled_once("warmup", self._warmup_update, donate_argnums=0)
         self._critic = compiled_once("critic", self._critic_update, donate_argnums=0)
@@ -148,6 +150,7 @@ class StudentPhase:
     ) -> tuple[DistillationState, dict[str, jax.Array]]:
         """One step: warm-up, or a critic update and, in its turn, a student update."""
         config = self.config
+        batch = batch if self._device is None else self._device.batch(batch)
         if index < config.warmup:
             _, _, key = self._keys(state.student.key, state.student.step)
             student, metrics = self._warm(state.student, batch, key)
@@ -348,6 +351,9 @@ class StudentPhase:
             folder,
             config.loop.rules,
         )
+        if config.on_device:
+            self._device = DeviceClips(config.clip, videos, pairs, config.long_chunks)
+            return self._device.dataset(config.loop.seed)
         data = grain.MapDataset.source(videos).seed(config.loop.seed)
         return data.random_map(PairedClips(config, videos, pairs))
 

@@ -43,6 +43,7 @@ from tm_jax.training.abstract import (
 from tm_jax.training.accumulate import gradients_of
 from tm_jax.training.checkpoint import saved_steps
 from tm_jax.training.clip_data import check_clips, heldout_clips, training_videos
+from tm_jax.training.device_clips import DeviceClips
 from tm_jax.training.flow_matching import FlowMatchingLoss, NoisedClip, draw_clip, velocity_loss
 from tm_jax.training.loop import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
@@ -86,6 +87,8 @@ class TeacherExperiment:
     """Weights of the viseme encoder through which puppets are heard; None is log-mel."""
     cache: Path = Path("cache")
     """Folder of encoded puppets."""
+    on_device: bool = False
+    """Whether the encoded videos are put on the devices, which then cut the clips themselves."""
     ema: float = 0.999
     """Decay of the average of the parameters that is shipped."""
     sampler: SamplerConfig = SamplerConfig()
@@ -115,6 +118,7 @@ class TeacherPhase:
         self.own: DiT | None = None
         self.audio: FantasyTalking | None = None
         self._events: EventClips | None = None
+        self._device: DeviceClips | None = None
         if config.init_from is not None and not saved_steps(config.loop.folder / "checkpoints"):
             if is_own(config.init_from):
                 self.own = self._open_own(Path(config.init_from))
@@ -219,12 +223,15 @@ class TeacherPhase:
 
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""
-        return self._step(state, batch)
+        return self._step(state, batch if self._device is None else self._device.batch(batch))
 
     def dataset(self) -> grain.MapDataset:
         """Random clips of the encoded videos."""
-        config = self.config
-        source = grain.MapDataset.source(training_videos(config)).seed(config.loop.seed)
+        config, videos = self.config, training_videos(self.config)
+        if config.on_device:
+            self._device = DeviceClips(config.clip, videos)
+            return self._device.dataset(config.loop.seed)
+        source = grain.MapDataset.source(videos).seed(config.loop.seed)
         return source.random_map(LatentClips(config.clip))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
