@@ -103,7 +103,7 @@ class ClipPlaces(grain.transforms.RandomMap):
 
 
 class PairedPlaces(grain.transforms.RandomMap):
-    """Adds the number of a cached pair: {"clip": {"video", "frames"}, "pair": row}, drawn as `PairedClips`."""
+    """Adds the number of a cached pair, drawn as `PairedClips` does: {"clip": {…}, "pair": row}."""
 
     def __init__(self, config: ClipConfig, videos: Videos, pairs: OdePairs):
         self.pairs, self.places = pairs, ClipPlaces(config, videos)
