@@ -24,7 +24,7 @@ PRESET = dataclasses.replace(
         preview_every=650,
         log_every=50,
         threads=12,
-        prefetch=8,
+        prefetch=16,
     ),
     model=MODEL,
     teacher=Path("runs/tiny_teacher_large/weights.safetensors"),

@@ -26,7 +26,7 @@ PRESET = dataclasses.replace(
         preview_every=1000,
         log_every=50,
         threads=12,
-        prefetch=8,
+        prefetch=16,
     ),
     model=MODEL,
     optim=dataclasses.replace(TINY.optim, lr=3e-3, decay_steps=STEPS - 50),

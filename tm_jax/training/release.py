@@ -43,7 +43,7 @@ def _copy(source: Path, target: Path, model_class, config_class, extra: dict) ->
     config = read_config(source, config_class)
     if isinstance(config, DiTConfig) and config.image_patch is not None:
         # Trained on an accelerator or not, a small student streams on any machine.
-        config = dataclasses.replace(config, dtype="float32", attention="blocked")
+        config = dataclasses.replace(config, dtype="float32", attention="auto")
     save_model(target, model, config, meta={"trained": origin, **extra}, dtype="f16")
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
