@@ -13,4 +13,5 @@ from tm_jax.training.recipe import Recipe
 PRESET = Recipe(
     teacher=dataclasses.replace(TEACHER, **SHIPPED),
     student=dataclasses.replace(STUDENT, **SHIPPED),
+    compile_ahead=True,
 )

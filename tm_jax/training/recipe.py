@@ -7,6 +7,7 @@ VAE, speech encoder and reader are taken as they are shipped.  Every part goes o
 by the same command: trainings from their checkpoints, figures if they are missing or older than the student.
 """
 
+import concurrent.futures
 import dataclasses
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS
+from tm_jax.training.loop import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.teacher_phase import TeacherExperiment
 
@@ -28,6 +30,8 @@ class Recipe:
     """Held-out clips of the figures; 0 for no figures."""
     reader: Path = WEIGHTS / "reader.safetensors"
     """Weights of the reader that measures."""
+    compile_ahead: bool = False
+    """Whether every program of both trainings is compiled from the beginning on, in threads."""
     out: Path = Path("out/recipe")
     """Folder for the figures (report/) and for the files to ship (weights/)."""
 
@@ -47,21 +51,41 @@ class Recipe:
         Raises:
             InputError: whatever a part finds wrong, or a training that its time limit ended.
         """
-        for experiment in (self.teacher, self.student):
-            self._train(experiment)
+        todo = [one for one in (self.teacher, self.student) if not self._is_done(one.loop)]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            try:
+                # Both are built before either is trained, so that both are compiled meanwhile.
+                for experiment, phase in [(one, self._built(one, pool)) for one in todo]:
+                    self._train(experiment, phase)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
         student = self.student.loop.folder / "weights.safetensors"
         self._measure(student)
         self._ship(student)
 
-    def _train(self, experiment: Any) -> None:
+    def _is_done(self, loop: LoopConfig) -> bool:
         from tm_jax.training.checkpoint import saved_steps
+
+        return loop.steps in saved_steps(loop.folder / "checkpoints")
+
+    def _built(self, experiment: Any, pool: concurrent.futures.Executor) -> Any:
+        """The phase, whose programs the pool begins to compile."""
+        from tm_jax.sharding import make_mesh
+        from tm_jax.training.ahead import compile_ahead
+
+        phase = experiment.build()
+        if self.compile_ahead:
+            mesh = make_mesh(experiment.loop.mesh)
+            compile_ahead(pool, mesh, phase.steps(mesh))
+        return phase
+
+    def _train(self, experiment: Any, phase: Any) -> None:
         from tm_jax.training.loop import train
 
         loop = experiment.loop
-        if loop.steps not in saved_steps(loop.folder / "checkpoints"):
-            print(f"recipe: {loop.name}", file=sys.stderr)
-            train(experiment.build(), loop, experiment)
-        if loop.steps not in saved_steps(loop.folder / "checkpoints"):
+        print(f"recipe: {loop.name}", file=sys.stderr)
+        train(phase, loop, experiment)
+        if not self._is_done(loop):
             raise InputError(f"{loop.name} is not done: the same command goes on with it.")
 
     def _measure(self, student: Path) -> None:
