@@ -1,6 +1,7 @@
 """Distillation: the losses' gradients, what each update touches, and the long variant."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -139,6 +140,13 @@ def test_every_program_is_known_without_a_weight_or_a_byte_of_data(tmp_path, bat
         for name in ("critic", "long_1", "student_long"):
             step, arguments = steps[name]
             step.lower(*arguments)
+        # One program measures the gap of every kind of clip.
+        own, long = (
+            jax.eval_shape(partial(phase._draw_clip, source, 1), *steps[f"{source}_1"][1])
+            for source in ("own", "long")
+        )
+        assert long.places is not None
+        assert jax.tree.map(shape, own.alone()) == jax.tree.map(shape, long.alone())
 
 
 @pytest.mark.parametrize("exit_step", [0, 1])

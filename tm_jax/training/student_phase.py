@@ -167,7 +167,7 @@ class StudentPhase:
             step, source = config.draw(index, turn)
             clip_key, gap_key, regression_key = self._keys(state.student.key, state.student.step)
             clip = self._draws[source, step](state.student.model, batch, clip_key)
-            gap, sizes = self._gap(self.teacher(), state.critic.model, clip, gap_key)
+            gap, sizes = self._gap(self.teacher(), state.critic.model, clip.alone(), gap_key)
             update = self._student_long if source == "long" else self._student
             student, student_metrics = update(state.student, clip, gap, batch, regression_key)
             state, metrics = state.replace(student=student), metrics | sizes | student_metrics
