@@ -13,14 +13,17 @@ def main() -> int:
 
 
 def _train() -> None:
-    """Loads the config, then runs its phase, or its phases one after another."""
+    """Loads the config, then runs its phase among the other processes, or its phases one after another."""
     experiment = load(configs)
     # Importing JAX takes seconds: a mistyped flag is answered before.
+    from tm_jax.training.cluster import join, leaving
     from tm_jax.training.loop import train
 
     if isinstance(experiment, Chain):
         experiment.run()
-    else:
+        return
+    join(experiment.loop.cluster)
+    with leaving():
         train(experiment.build(), experiment.loop, experiment)
 
 

@@ -3,7 +3,7 @@
 Expect a correlation of 0.99 with the true opening on held-out faces.
 """
 
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.reader_phase import FacesConfig, ReaderExperiment
 

@@ -9,7 +9,7 @@ from configs.tiny_teacher import CLIP, MODEL, SCHEDULE, VIDEOS
 from tm_jax.diffusion.sampler import Guidance, SamplerConfig
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.training.dmd import DistillationLoss
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.ode_pairs import PairsConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.student_experiment import StudentExperiment

@@ -17,7 +17,7 @@ from tm_jax.diffusion.schedule import Schedule
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.viseme_config import VisemeConfig
 from tm_jax.training.flow_matching import FlowMatchingLoss
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.teacher_phase import TeacherExperiment
 

@@ -7,7 +7,7 @@ It starts as the best linear autoencoder of its shape (principal components).
 
 from tm_jax.data.puppet_windows import WindowConfig
 from tm_jax.models.vae_config import VAEConfig
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.vae_phase import AutoencodingLoss, VaeExperiment
 

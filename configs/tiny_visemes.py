@@ -3,7 +3,7 @@
 Expect a correlation of 0.9 or more with the true opening of held-out voices.
 """
 
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.viseme_phase import VisemeExperiment
 

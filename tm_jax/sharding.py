@@ -155,6 +155,11 @@ def _axes(entry: Entry) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else entry
 
 
+def one_each(mesh: Mesh) -> NamedSharding:
+    """The sharding of a vector with one element, or several, for each device."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
 def batch_axes(rules: ShardingRules) -> tuple[str, ...]:
     """The mesh axes over which the batch is split."""
     return _axes(rules.batch)

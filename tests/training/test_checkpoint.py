@@ -3,15 +3,14 @@
 import dataclasses
 
 import flax.struct
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tm_jax.data.loader import loader
 from tm_jax.errors import InputError
 from tm_jax.sharding import MeshConfig, make_mesh, shardings_like
+from tm_jax.training import checkpoint
 from tm_jax.training.checkpoint import Checkpoints
 
 
@@ -40,64 +39,101 @@ def placed():
     return abstract, shardings, jax.jit(init, out_shardings=shardings)(jax.random.key(3))
 
 
-def batches():
-    return loader(grain.MapDataset.source(np.arange(10)), 2, 0, threads=1)
+def open_checkpoints(folder, config=Config(), keep=2, **settings):
+    return Checkpoints(folder, keep=keep, config=config, same=("model",), **settings)
 
 
-def open_checkpoints(folder, config=Config(), keep=2):
-    return Checkpoints(folder, keep=keep, config=config, same=("model",))
-
-
-def test_state_keys_and_the_place_in_the_data_come_back_although_the_state_was_donated(placed, tmp_path):
-    abstract, shardings, state = placed
-    data = batches()
-    next(data)
-    checkpoints = open_checkpoints(tmp_path)
-    overwrite = jax.jit(lambda s: s.replace(weights=jnp.full_like(s.weights, -1)), donate_argnums=0)
-    checkpoints.save(7, state, data)
-    overwrite(state)
-    expected = [next(data).tolist() for _ in range(3)]
+def saved(folder, placed, steps=(1,), **settings):
+    """A folder of checkpoints whose weights begin with the number of their step."""
+    checkpoints = open_checkpoints(folder, **settings)
+    for step in steps:
+        state = placed[2].replace(weights=placed[2].weights.at[0].set(step))
+        checkpoints.save(step, state, {"elements": 8 * step}, {"error": abs(step - 2.0)})
     checkpoints.close()
 
-    fresh, other = open_checkpoints(tmp_path, Config(lr=0.2)), batches()
-    assert fresh.latest() == 7
-    restored = fresh.restore(7, abstract, shardings, other)
+
+def kept(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.isdigit())
+
+
+def damage(folder):
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name not in ("commit_success.txt", "_METADATA"):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_state_keys_and_extra_come_back_although_the_state_was_donated(placed, tmp_path):
+    abstract, shardings, state = placed
+    checkpoints = open_checkpoints(tmp_path)
+    overwrite = jax.jit(lambda s: s.replace(weights=jnp.full_like(s.weights, -1)), donate_argnums=0)
+    checkpoints.save(7, state, {"elements": 56}, {})
+    overwrite(state)
+    checkpoints.close()
+
+    fresh = open_checkpoints(tmp_path, Config(lr=0.2))
+    step, restored, extra = fresh.restore(abstract, shardings)
     np.testing.assert_array_equal(restored.weights, np.arange(2**18))
     np.testing.assert_array_equal(jax.random.key_data(restored.key), jax.random.key_data(jax.random.key(3)))
-    assert [next(other).tolist() for _ in range(3)] == expected
+    assert step == 7 and extra["elements"] == 56 and extra["config"]["lr"] == 0.1
     fresh.close()
 
 
-def test_only_the_newest_are_kept(placed, tmp_path):
-    checkpoints = open_checkpoints(tmp_path, keep=2)
-    for step in (1, 2, 3):
-        checkpoints.save(step, placed[2], batches())
-    checkpoints.close()
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
+def test_only_the_newest_are_kept_and_the_best(placed, tmp_path):
+    saved(tmp_path / "newest", placed, (1, 2, 3, 4), keep=2)
+    assert kept(tmp_path / "newest") == ["3", "4"]
+    saved(tmp_path / "best", placed, (1, 2, 3, 4), keep=1, best="error")
+    assert kept(tmp_path / "best") == ["2", "4"]
 
 
-@pytest.mark.parametrize("part", ["meta", "state", "data"])
-def test_a_damaged_checkpoint_is_one_sentence(placed, tmp_path, part):
-    abstract, shardings, state = placed
-    checkpoints = open_checkpoints(tmp_path)
-    checkpoints.save(1, state, batches())
-    checkpoints.close()
-    for path in (tmp_path / "1" / part).rglob("*"):
-        if path.is_file() and path.name not in ("commit_success.txt", "_METADATA"):
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    fresh = open_checkpoints(tmp_path)
-    with pytest.raises(InputError, match="1 cannot be read") as error:
-        fresh.restore(1, abstract, shardings, batches())
+@pytest.mark.parametrize("part", ["meta", "state", "one file gone"])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(placed, tmp_path, part):
+    abstract, shardings, _ = placed
+    saved(tmp_path, placed, (1, 2))
+    if part == "one file gone":
+        max((tmp_path / "2" / "state").rglob("*"), key=lambda path: path.stat().st_size).unlink()
+    else:
+        # Without the noted sizes, reading has to find it.
+        (tmp_path / "sizes-2.json").unlink()
+        damage(tmp_path / "2" / part)
+    told = []
+    fresh = open_checkpoints(tmp_path, say=told.append)
+    step, restored, extra = fresh.restore(abstract, shardings)
+    assert step == 1 and float(restored.weights[0]) == 1 and extra["elements"] == 8
+    assert len(told) == 1 and "going on from step 1" in told[0] and "\n" not in told[0]
+    fresh.save(2, restored, {}, {})
+    fresh.close()
+    assert kept(tmp_path) == ["1", "2"] and (tmp_path / "damaged-2").is_dir()
+
+
+def test_without_a_whole_checkpoint_a_run_does_not_begin_anew(placed, tmp_path):
+    abstract, shardings, _ = placed
+    saved(tmp_path, placed)
+    damage(tmp_path / "1")
+    fresh = open_checkpoints(tmp_path, say=lambda _: None)
+    with pytest.raises(InputError, match=r"No checkpoint in .* can be read") as error:
+        fresh.restore(abstract, shardings)
     assert "\n" not in str(error.value)
     fresh.close()
 
 
-def test_another_config_names_the_fields(placed, tmp_path):
-    abstract, shardings, state = placed
-    checkpoints = open_checkpoints(tmp_path)
-    checkpoints.save(1, state, batches())
-    checkpoints.close()
-    fresh = open_checkpoints(tmp_path, Config(model=2))
-    with pytest.raises(InputError, match="model: 1 against 2"):
-        fresh.restore(1, abstract, shardings, batches())
-    fresh.close()
+@dataclasses.dataclass(frozen=True)
+class OtherConfig:
+    model: int = 1
+
+
+def test_another_config_run_or_format_is_one_sentence(placed, tmp_path, monkeypatch):
+    abstract, shardings, _ = placed
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    saved(tmp_path, placed)
+    for config, number, message in (
+        (Config(model=2), 3, "model: 1 against 2"),
+        (OtherConfig(), 3, "of another run, a Config and not a OtherConfig"),
+        (Config(), 2, "is of format 3 and this program reads up to 2"),
+    ):
+        monkeypatch.setattr(checkpoint, "FORMAT", number)
+        fresh = open_checkpoints(tmp_path, config)
+        with pytest.raises(InputError, match=message) as error:
+            fresh.restore(abstract, shardings)
+        assert "\n" not in str(error.value)
+        fresh.close()
+    assert kept(tmp_path) == ["1"]

@@ -19,7 +19,7 @@ from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.weights import save_model
 from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, draw_gap, score_gap
 from tm_jax.training.flow_matching import NoisedClip, level_weight
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.ode_pairs import OdePairs
 from tm_jax.training.student_clips import estimate, long_clip
 from tm_jax.training.student_experiment import StudentExperiment

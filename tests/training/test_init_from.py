@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import chex
 import diffusers
 import grain
 import jax
@@ -24,7 +23,8 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.weights import save_model
 from tm_jax.sharding import MeshConfig, shardings_like
-from tm_jax.training.loop import LoopConfig, train
+from tm_jax.training.loop import train
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.teacher_phase import TeacherExperiment, TeacherPhase
 
 MODEL = DiTConfig(
@@ -94,7 +94,6 @@ def experiment(folder, source, steps=1):
 
 
 def run(folder, source, steps=1):
-    chex.clear_trace_counter()
     config = experiment(folder, source, steps)
     phase = Phase(config)
     return train(phase, config.loop, config), phase
@@ -139,7 +138,7 @@ def test_its_shards_lie_on_the_loop_s_mesh_and_only_the_audio_is_ours(started):
 def test_a_resumed_run_reads_its_checkpoint_alone(started, tmp_path):
     folder = shutil.copytree(started[0], tmp_path / "run")
     state, phase = run(folder, tmp_path / "gone", steps=2)
-    assert phase.public is None and int(state.step) == 2
+    assert phase.source is None and int(state.step) == 2
     for ours, theirs in zip(jax.tree.leaves(state.model), jax.tree.leaves(started[1].model), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -181,7 +180,6 @@ def test_a_teacher_of_ours_keeps_all_but_its_hearing(started, tmp_path):
     save_model(tmp_path / "before.safetensors", before, MODEL)
     config = experiment(tmp_path / "run", tmp_path / "before.safetensors")
     model = dataclasses.replace(MODEL, audio_width=9)
-    chex.clear_trace_counter()
     phase = TeacherPhase(dataclasses.replace(config, model=model))
     fresh = jax.jit(phase.init)(jax.random.key(0))
     state = phase.start(fresh)

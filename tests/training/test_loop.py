@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 
 from tm_jax.errors import InputError
 from tm_jax.pretrained.weights import load_model, read_header
 from tm_jax.sharding import MeshConfig
-from tm_jax.training.loop import LoopConfig, _Stop, train
+from tm_jax.training.loop import train
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.state import TrainState
+from tm_jax.training.stopping import StopSignal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Experiment:
     optim: OptimConfig = OptimConfig(lr=1e-2, warmup_steps=2, clip=1.0, weight_decay=0.01)
     nan_at: int = -1
     interrupt_at: int = -1
+    signal: int = signal.SIGINT
 
     def build(self):
         return Fit(self)
@@ -87,8 +91,11 @@ class Fit:
 
     def step(self, state, batch, index):
         if index == self.config.interrupt_at:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.config.signal)
         return self._update(state, batch, np.float32(np.nan if index == self.config.nan_at else 1.0))
+
+    def work(self, index):
+        return 8.0, 1e6
 
     def dataset(self):
         return grain.MapDataset.source(Points(20, self.config.model.inputs))
@@ -178,8 +185,14 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path, capfd):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_sigterm_saves_and_exits_with_0(tmp_path):
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, 10, interrupt_at=1, signal=int(signal.SIGTERM))
+    assert end.value.code == 0 and (tmp_path / "checkpoints" / "2").is_dir()
+
+
 def test_a_second_ctrl_c_is_the_system_s_own():
-    stop = _Stop()
+    stop = StopSignal()
     with stop.listening():
         signal.raise_signal(signal.SIGINT)
         assert stop.requested
@@ -190,6 +203,8 @@ def test_a_second_ctrl_c_is_the_system_s_own():
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tmp_path):
     with pytest.raises(InputError, match=r"loss is not finite at step 4 of line; .* checkpoint is step 2"):
         run(tmp_path, 10, nan_at=3, checkpoint_every=2)
+    kept = load_file(tmp_path / "not_finite" / "step-4-process-0.safetensors")
+    assert kept["x"].shape == (8, 4) and kept["y"].shape == (8,)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["2"]
 
 
@@ -222,6 +237,26 @@ def test_what_does_not_fit_is_told_in_one_sentence(straight, changes, message):
     with pytest.raises(InputError, match=message) as error:
         run(straight[0], 8, **changes)
     assert "\n" not in str(error.value)
+
+
+def test_another_batch_size_goes_on_where_the_data_were_and_is_told(half, tmp_path, capfd):
+    run(shutil.copytree(half, tmp_path / "run"), 3, batch_size=4, mesh=MeshConfig(data=4, fsdp=1, tensor=2))
+    told = capfd.readouterr().err
+    assert "a step is 4 clips from here and was 8: 16 clips were seen in 2 steps" in told
+    assert "loop.batch_size: 8 against 4" in told
+
+
+def test_a_restart_logs_no_step_twice(half, tmp_path):
+    folder = shutil.copytree(half, tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": 9.0}\n{"step": 4, "lo')
+    run(folder, 4, log_every=1)
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()] == [2, 3, 4]
+
+
+def test_a_profile_of_some_steps_is_written(tmp_path):
+    run(tmp_path, 5, profile=1)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_same_must_name_fields_of_the_config(tmp_path):

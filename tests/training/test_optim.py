@@ -148,3 +148,20 @@ def test_draws_differ_from_step_to_step(net):
     state = TrainState.create(net, optax.sgd(0.1), jax.random.key(1))
     draws = {tuple(jax.random.key_data(state.replace(step=jnp.array(n)).draw()).tolist()) for n in range(5)}
     assert len(draws) == 5
+
+
+def test_only_what_is_named_learns_and_has_moments(net):
+    tx = make_optimizer(OptimConfig(lr=1.0, clip=1.0), only=("blocks.dense.",))
+    state = jax.eval_shape(tx.init, net)
+    moments = {leaf.shape for leaf in jax.tree.leaves(state)}
+    assert moments == {(), (3, 8, 4), (3, 4)}
+    updates = jax.jit(lambda g, n: tx.update(g, tx.init(n), n)[0])(noise(net, jax.random.key(0)), net)
+    assert jnp.abs(updates.blocks.dense.kernel[...]).min() > 0
+    assert not jnp.any(updates.conv.kernel[...]) and not jnp.any(updates.blocks.modulation[...])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_first_moment_may_be_bfloat16(net, name):
+    tx = make_optimizer(OptimConfig(name=name, moments="bfloat16"))
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(tx.init, net))]
+    assert jnp.bfloat16 in dtypes and jnp.float32 in dtypes

@@ -11,7 +11,7 @@ from tests.training.tiny import CONFIG, videos
 from tm_jax.data.latent_clips import ClipConfig
 from tm_jax.data.prepare.shards import to_bytes, write_records
 from tm_jax.errors import InputError
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.teacher_phase import TeacherExperiment
 
 IMAGE_WIDTH = 20

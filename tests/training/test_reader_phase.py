@@ -9,7 +9,8 @@ from tests.evaluation.conftest import filled
 from tm_jax.data.puppets.draw import MOTION
 from tm_jax.evaluation.reader import TRACKS, Reader, ReaderConfig
 from tm_jax.training import reader_phase
-from tm_jax.training.loop import LoopConfig, Phase
+from tm_jax.training.loop import Phase
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.reader_phase import FacesConfig, ReaderExperiment, ReadingLoss, draw_poses, true_tracks
 
 MODEL = ReaderConfig(size=16, channels=(4, 6, 8), hidden=8, identity=6, traits=len(reader_phase.TRAITS))

@@ -15,7 +15,7 @@ from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.weights import load_model, save_model
 from tm_jax.training.flow_matching import cell_weight
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.vae_phase import VaeExperiment, latent_statistics, strength_error
 

@@ -11,7 +11,8 @@ from tm_jax.data.puppets.draw import MOTION
 from tm_jax.data.puppets.world import PuppetWorld
 from tm_jax.models.viseme_config import MOUTH, VisemeConfig
 from tm_jax.models.visemes import VisemeEncoder
-from tm_jax.training.loop import LoopConfig, Phase
+from tm_jax.training.loop import Phase
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.viseme_phase import Disturbances, SoundsConfig, VisemeExperiment, disturb, mouth_track
 

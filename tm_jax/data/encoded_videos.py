@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from jax.experimental import multihost_utils
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -166,7 +167,7 @@ def videos_digest(vae: VAE, config: EncodedConfig) -> str:
 def _write(path: Path, videos: list[EncodedVideo], sounds: list[np.ndarray]) -> None:
     stacked = {name: np.stack([getattr(video, name) for video in videos]) for name in FIELDS}
     stacked["audio"] = np.stack([np.rint(sound * 32767).astype(np.int16) for sound in sounds])
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     safetensors.numpy.save_file(stacked, partial)
     os.replace(partial, path)
 
@@ -185,26 +186,36 @@ def _read(path: Path, front_end: AudioFrontEnd) -> list[EncodedVideo]:
 def encoded_videos(
     vae: VAE, front_end: AudioFrontEnd, config: EncodedConfig, folder: Path, *, per_shard: int = 20
 ) -> list[EncodedVideo]:
-    """All videos of a config, from the cache in ``folder`` or made now with a progress bar."""
+    """All videos of a config, from the cache in ``folder`` or made now with a progress bar.
+
+    Several processes share out what is to be made; one that does not see the others' folder makes it all.
+    """
     folder = folder / f"{config.split}-{videos_digest(vae, config)}"
     folder.mkdir(parents=True, exist_ok=True)
     world = PuppetWorld(seed=config.seed, split=config.split, size=config.size)
     encoder = VideoEncoder(vae, front_end, config.reference_frames, still=config.still_condition)
+    shards = [
+        range(start, min(start + per_shard, config.count)) for start in range(0, config.count, per_shard)
+    ]
+    path_of = lambda shard: folder / f"{shard.start:06d}+{len(shard)}.safetensors"
     videos: list[EncodedVideo] = []
-    shards = {}
-    for start in range(0, config.count, per_shard):
-        indices = range(start, min(start + per_shard, config.count))
-        shards[folder / f"{start:06d}+{len(indices)}.safetensors"] = indices
-    missing = [index for path, indices in shards.items() if not path.exists() for index in indices]
-    clips = drawn_ahead(world, missing, config.seconds, workers=config.workers)
-    with (
-        contextlib.closing(clips),
-        tqdm(total=config.count, desc=f"encoding {config.split} videos", unit="video") as bar,
-    ):
-        for path, indices in shards.items():
-            if not path.exists():
-                taken = list(itertools.islice(clips, len(indices)))
-                _write(path, encoder.encode(taken, config.batch), [clip.audio for clip in taken])
-            videos += _read(path, front_end)
-            bar.update(len(indices))
+
+    def make(wanted: list[range]) -> None:
+        numbers = [index for shard in wanted for index in shard]
+        with contextlib.closing(drawn_ahead(world, numbers, config.seconds, workers=config.workers)) as clips:
+            for shard in wanted:
+                taken = list(itertools.islice(clips, len(shard)))
+                _write(path_of(shard), encoder.encode(taken, config.batch), [clip.audio for clip in taken])
+
+    missing = [shard for shard in shards if not path_of(shard).exists()]
+    part, parts = jax.process_index(), jax.process_count()
+    bar = tqdm(total=config.count, desc=f"encoding {config.split} videos", unit="video", disable=part > 0)
+    with bar:
+        if parts > 1:
+            make(missing[part::parts])
+            multihost_utils.sync_global_devices(f"encoded {folder.name}")
+        make([shard for shard in missing if not path_of(shard).exists()])
+        for shard in shards:
+            videos += _read(path_of(shard), front_end)
+            bar.update(len(shard))
     return videos

@@ -14,6 +14,7 @@ import json
 import math
 import mmap
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -78,6 +79,52 @@ class StoredTensor:
 
 
 @dataclasses.dataclass(frozen=True)
+class SlicedTensor:
+    """One tensor whose parts lie in several files, as processes wrote what they held of it (`sliced`)."""
+
+    shape: tuple[int, ...]
+    """Its whole shape."""
+    slices: tuple[tuple[tuple[slice, ...], StoredTensor], ...]
+    """Where each part belongs, and where it lies."""
+
+    @property
+    def dtype(self) -> str:
+        """Safetensors' code of the storage type."""
+        return self.slices[0][1].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its parts."""
+        return sum(part.nbytes for _, part in self.slices)
+
+
+class _SlicedView:
+    """A sliced tensor over the maps of its files, which reads what an index of slices needs."""
+
+    def __init__(self, tensor: SlicedTensor, mapped: "MappedFiles"):
+        self._tensor, self._mapped = tensor, mapped
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        cuts = tuple(cut.indices(size)[:2] for cut, size in zip(index, self._tensor.shape, strict=True))
+        result = np.empty([stop - start for start, stop in cuts], DTYPES[self._tensor.dtype])
+        for place, part in self._tensor.slices:
+            common = [
+                (max(start, here.start), min(stop, here.stop))
+                for (start, stop), here in zip(cuts, place, strict=True)
+            ]
+            if all(low < high for low, high in common):
+                into = tuple(
+                    slice(low - cut[0], high - cut[0]) for (low, high), cut in zip(common, cuts, strict=True)
+                )
+                from_ = tuple(
+                    slice(low - here.start, high - here.start)
+                    for (low, high), here in zip(common, place, strict=True)
+                )
+                result[into] = self._mapped.view(part)[from_]
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """The tensors of one model: one file, or the shards that an index names."""
 
@@ -85,7 +132,7 @@ class Checkpoint:
     """The folder or the single file, as messages should name it."""
     files: tuple[Path, ...]
     """The safetensors files, in order."""
-    tensors: dict[str, StoredTensor]
+    tensors: Mapping[str, StoredTensor | SlicedTensor]
     """Every tensor of every file by its stored name."""
     config: dict
     """The config.json beside them; empty where there is none."""
@@ -130,8 +177,10 @@ class MappedFiles:
                 mapped.close()
         self._maps.clear()
 
-    def view(self, tensor: StoredTensor) -> np.ndarray:
+    def view(self, tensor: StoredTensor | SlicedTensor) -> np.ndarray | _SlicedView:
         """The tensor as a read-only array over the map; nothing is read until it is indexed."""
+        if isinstance(tensor, SlicedTensor):
+            return _SlicedView(tensor, self)
         if tensor.nbytes == 0:
             return np.zeros(tensor.shape, DTYPES[tensor.dtype])
         if tensor.file not in self._maps:
@@ -139,8 +188,12 @@ class MappedFiles:
                 self._maps[tensor.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return np.ndarray(tensor.shape, DTYPES[tensor.dtype], self._maps[tensor.file], tensor.start)
 
-    def release(self, tensor: StoredTensor) -> None:
+    def release(self, tensor: StoredTensor | SlicedTensor) -> None:
         """Let go of the tensor's pages, which otherwise count as this process's memory."""
+        if isinstance(tensor, SlicedTensor):
+            for _, part in tensor.slices:
+                self.release(part)
+            return
         mapped = self._maps.get(tensor.file)
         if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
             return

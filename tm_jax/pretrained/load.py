@@ -22,7 +22,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from tm_jax.errors import InputError
-from tm_jax.pretrained.files import FLOATS, Checkpoint, MappedFiles, StoredTensor, refuse_scaled
+from tm_jax.pretrained.files import FLOATS, Checkpoint, MappedFiles, SlicedTensor, StoredTensor, refuse_scaled
 from tm_jax.pretrained.names import NameMap, Transform, paths, with_values
 from tm_jax.pretrained.placing import PIECE_BYTES, Index, local_indices, place
 
@@ -87,7 +87,7 @@ def _grouped(faults: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def faults(
-    stored: Mapping[str, StoredTensor],
+    stored: Mapping[str, StoredTensor | SlicedTensor],
     model: nnx.Module,
     made: Mapping[str, Parts],
     ignored: tuple[str, ...] = (),

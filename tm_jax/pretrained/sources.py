@@ -15,10 +15,11 @@ from tm_jax.models.clip import CLIPConfig, CLIPVision
 from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.wav2vec2 import Wav2Vec2, Wav2Vec2Config
-from tm_jax.pretrained.files import open_checkpoint
+from tm_jax.pretrained.files import Checkpoint, open_checkpoint
 from tm_jax.pretrained.layouts import Shardings, load_public
 from tm_jax.pretrained.load import load_pretrained
 from tm_jax.pretrained.names import NameMap, Rule, paths
+from tm_jax.pretrained.sliced import is_sliced, open_sliced
 from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header
 
 CLASSES = {
@@ -38,6 +39,11 @@ def load_any(source: str | Path, kind: str) -> nnx.Module:
     if is_own(source):
         return load_model(source, *CLASSES[kind])
     return load_public(source, kind)[0]
+
+
+def open_own(path: Path) -> Checkpoint:
+    """The headers of weights of ours, whether they lie in one file or in slices."""
+    return open_sliced(path)[0] if is_sliced(path) else open_checkpoint(path)
 
 
 def load_by_slices(
@@ -70,7 +76,7 @@ def load_by_slices(
     abstract = jax.eval_shape(make)
     same = NameMap(Rule(name, name) for name in paths(abstract))
     tree = None if shardings is None else shardings(abstract)
-    return load_pretrained(open_checkpoint(path), make, same, tree, progress=progress)
+    return load_pretrained(open_own(path), make, same, tree, progress=progress)
 
 
 def kernels_in(dtype: str) -> Callable[[nnx.Module], nnx.Module]:

@@ -27,6 +27,7 @@ from tm_jax.config import differences, from_json, to_json
 from tm_jax.errors import InputError
 from tm_jax.pretrained.files import FLOATS
 from tm_jax.pretrained.formats import PICKLES, START, pickle_refused, refuse_foreign
+from tm_jax.pretrained.sliced import SlicedFile, is_sliced, save_slices
 
 _FORMAT = "tm_jax"
 
@@ -61,14 +62,6 @@ def origin() -> dict[str, str]:
     }
 
 
-def _to_host(array: jax.Array) -> np.ndarray:
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        from jax.experimental import multihost_utils
-
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)
-
-
 def _store(name: str, array: np.ndarray, dtype: Literal["f32", "f16"]) -> np.ndarray:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return np.ascontiguousarray(array)
@@ -86,7 +79,7 @@ def save_model(
 ) -> None:
     """Writes a module's parameters and its config; an existing file is replaced in one move.
 
-    With several processes every one must call it, and the first one writes.
+    For models that a host holds whole; ``save_sharded`` writes those that lie on a mesh.
 
     Raises:
       ValueError: a parameter does not fit float16.
@@ -94,15 +87,8 @@ def save_model(
     """
     path = Path(path)
     names, leaves, _ = named_leaves(model)
-    arrays = {name: _store(name, _to_host(leaf), dtype) for name, leaf in zip(names, leaves, strict=True)}
-    if jax.process_index():
-        return
-    header = {
-        "format": _FORMAT,
-        "class": type(model).__name__,
-        "config": json.dumps(to_json(config)),
-        "meta": json.dumps({**origin(), **(meta or {})}),
-    }
+    arrays = {name: _store(name, np.asarray(leaf), dtype) for name, leaf in zip(names, leaves, strict=True)}
+    header = _metadata(model, config, meta or {})
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +99,32 @@ def save_model(
             partial.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise InputError(f"The weights could not be written to {path}: {error}.") from error
+
+
+def save_sharded(
+    path: str | os.PathLike, model: nnx.Module, config: Any, meta: dict[str, Any], *, step: int
+) -> None:
+    """``save_model`` in float32 for a module on a mesh, which is never whole on a host (`sliced`).
+
+    All processes must call it; with several of them each writes a file of its own, beside an index.
+
+    Args:
+      step: tells these files from those that they replace.
+
+    Raises:
+      InputError: a file cannot be written.
+    """
+    names, leaves, _ = named_leaves(model)
+    save_slices(Path(path), names, leaves, _metadata(model, config, meta), step=step)
+
+
+def _metadata(model: nnx.Module, config: Any, meta: dict[str, Any]) -> dict[str, str]:
+    return {
+        "format": _FORMAT,
+        "class": type(model).__name__,
+        "config": json.dumps(to_json(config)),
+        "meta": json.dumps({**origin(), **meta}),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +141,8 @@ class Header:
 
 def _open(path: Path):
     """The opened safetensors file, or one clear sentence."""
+    if is_sliced(path):
+        return SlicedFile(path)
     if not path.exists():
         raise InputError(f"There is no weights file {path}: check the path, or train it first.")
     if path.is_dir():
@@ -174,7 +188,7 @@ def is_own(path: str | os.PathLike) -> bool:
     path = Path(path)
     if path.suffix != ".safetensors" or path.is_dir():
         return False
-    if not path.exists():
+    if not path.exists() and not is_sliced(path):
         return True
     with _open(path) as file:
         return (file.metadata() or {}).get("format") == _FORMAT

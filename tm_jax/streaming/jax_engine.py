@@ -2,9 +2,11 @@
 
 What a chunk needs is computed once and kept: the reference's condition and its cross-attention K/V,
 the K/V of the first and the previous chunk, the decoder's history.  All of it is constant in size.
-Where there are two devices the DiT has one and the VAE the other, and only latents cross over.
+Where there are two devices the DiT has one and the VAE the other, and only latents cross over.  Several
+devices may share the DiT's heads and hidden units; a chunk is one program on all of them.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator
@@ -28,7 +30,11 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE, State
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.weights import read_header
+from tm_jax.sharding import MeshConfig, check_mesh, make_mesh, replicated, shard, shardings_like
 from tm_jax.types import Conditioning, Latents
+
+Place = jax.Device | tuple[jax.Device, ...] | None
+"""One device, several that share a model, or wherever JAX puts it."""
 
 
 @jax.jit
@@ -69,7 +75,20 @@ def encode_reference(
     return make_reference(student, conditioning)
 
 
-begin = functools.partial(jax.jit, static_argnames="config")(init_stream)
+@functools.partial(jax.jit, static_argnames="config")
+def begin(student: DiT, config: RolloutConfig, reference: Reference) -> StreamState:
+    """The state before the first chunk."""
+    return _in_place(init_stream(student, config, reference))
+
+
+def _in_place(state: StreamState) -> StreamState:
+    """The state with its keys and values split by heads where a mesh splits them, as every chunk finds it."""
+    names = (None, "batch", None, "whole_heads")
+    kept = [
+        cache.replace(keys=shard(cache.keys, *names), values=shard(cache.values, *names))
+        for cache in state.contexts
+    ]
+    return state.replace(contexts=tuple(kept))
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -85,7 +104,8 @@ def denoise(
     """One chunk of latents from its noise, its audio and its mode; the state is used up."""
     whole = reference.conditioning.frames(0, config.chunk)
     inputs = whole.replace(audio_tokens=audio_tokens, mode=mode)
-    return generate_chunk(student, config, reference, state, noises, inputs)
+    latents, state = generate_chunk(student, config, reference, state, noises, inputs)
+    return shard(latents), _in_place(state)
 
 
 @functools.partial(jax.jit, static_argnames="first", donate_argnames="state")
@@ -167,7 +187,7 @@ class JaxBackend:
         picture_encoder: CLIPVision | None = None,
         text_tokens: Float[np.ndarray, "text text_width"] | None = None,
         size: tuple[int, int] | None = None,
-        devices: tuple[jax.Device, jax.Device] | None = None,
+        devices: tuple[Place, Place] | None = None,
     ):
         """Checks that the parts fit and puts them in place.
 
@@ -177,10 +197,11 @@ class JaxBackend:
           text_tokens: the prompt's embedding; None is a world without prompts.
           size: (height, width) of the video; None is 512×512, or without a picture encoder the square that
             the model's number of image tokens makes.
-          devices: of the DiT and of the VAE; None leaves both where JAX puts them.
+          devices: of the DiT and of the VAE; None leaves both where JAX puts them.  Several for the DiT share
+            its heads and hidden units.
 
         Raises:
-          InputError: the parts do not fit each other.
+          InputError: the parts do not fit each other, or the DiT does not split over so many devices.
         """
         self.rollout, self.front_end = rollout, LogMel() if front_end is None else front_end
         self.size = fitting_size(student.config, vae.config, self.front_end, picture_encoder, size)
@@ -189,7 +210,14 @@ class JaxBackend:
         height, width = (edge // vae.config.spatial_stride for edge in self.size)
         self.latent_shape = (height, width, vae.config.z_dim)
         self.dit_device, self.vae_device = devices or (None, None)
-        self.student = jax.device_put(student, self.dit_device)
+        self._mesh = None
+        if isinstance(self.dit_device, tuple):
+            self._mesh = make_mesh(MeshConfig(fsdp=1, tensor=len(self.dit_device)), list(self.dit_device))
+            sizes = student.config.mesh_sizes(height, width)
+            check_mesh(self._mesh, {name: sizes[name] for name in ("heads", "mlp")})
+            self.dit_device = replicated(self._mesh)
+        place = self.dit_device if self._mesh is None else shardings_like(student, self._mesh)
+        self.student = jax.device_put(student, place)
         self.vae = jax.device_put(vae, self.vae_device)
         # On one device both stages use one copy of the weights.
         apart = self.dit_device is not self.vae_device
@@ -209,11 +237,19 @@ class JaxBackend:
             face = face_mask(jnp.asarray([face_box], jnp.int32), self.size, grid)
         pixels = picture[None].astype(np.float32) / 127.5 - 1.0
         place = functools.partial(jax.device_put, device=self.dit_device)
-        return encode_reference(self._encoder, self.student, place(pixels), place(face), **self._constants)
+        with self._on_mesh():
+            return encode_reference(
+                self._encoder, self.student, place(pixels), place(face), **self._constants
+            )
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        """Where the DiT's programs are traced and run; every thread says it for itself."""
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def begin(self, reference: Reference) -> StreamState:
         """No chunk denoised."""
-        return begin(self.student, self.rollout, reference)
+        with self._on_mesh():
+            return begin(self.student, self.rollout, reference)
 
     def denoise(
         self,
@@ -225,7 +261,8 @@ class JaxBackend:
     ) -> tuple[Latents, StreamState]:
         """One chunk, dispatched; the state is used up."""
         inputs = jax.device_put((noises, windows, mode), self.dit_device)
-        return denoise(self.student, self.rollout, reference, state, *inputs)
+        with self._on_mesh():
+            return denoise(self.student, self.rollout, reference, state, *inputs)
 
     def wait(self, latents: Latents) -> None:
         """Return when they are computed."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from tm_jax.sharding import ShardingRules, keep_sharded, shard
+from tm_jax.training.optim import name_mask
 
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Any, Any], tuple[jax.Array, Metrics]]
@@ -85,6 +86,7 @@ def gradients_of(
     *,
     parts: int = 1,
     axes: Sequence[int] | None = None,
+    only: tuple[str, ...] = (),
     rules: ShardingRules = ShardingRules(),
 ) -> tuple[Any, Metrics]:
     """The gradient of the sum of the losses, each a mean over the batch, and their metrics.
@@ -93,6 +95,8 @@ def gradients_of(
 
     Args:
       axes: the batch axes of the inputs' leaves; None is 0 for all.
+      only: beginnings of the names of the parameters that learn, () for all; the others' gradients are zeros
+        that are never computed.
 
     Returns:
       The gradient, like the model, and {"grad_norm", the losses' own metrics}.
@@ -106,6 +110,9 @@ def gradients_of(
             if total is not None:
                 total, frozen, given = jax.lax.optimization_barrier((total, model, part))
             gradient, figures = jax.grad(loss, has_aux=True)(frozen, treedef.unflatten(given))
+            if only:
+                learns = name_mask(gradient, only)
+                gradient = jax.tree.map(lambda x, on: x if on else jnp.zeros_like(x), gradient, learns)
             gradient = keep_sharded(gradient, rules)
             total = gradient if total is None else jax.tree.map(jnp.add, total, gradient)
             metrics |= figures

@@ -1,24 +1,49 @@
 """Checkpoints: the training state, the config and the place in the data, saved together by Orbax.
 
 The state is stored under dotted names (``ema.blocks.attention.kernel``), so a checkpoint knows nothing of our
-classes, restores onto any mesh, and a mismatch can be told by name.
+classes, restores onto any mesh and any number of processes, and a mismatch can be told by name.
+
+A checkpoint is written beside its place and moved there when it is whole.  The sizes of its files are noted
+then; one whose files have changed since, or cannot be read, is set aside, and the one before takes its place.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grain
-import grain.checkpoint
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
 
 from tm_jax.config import differences, to_json
 from tm_jax.errors import InputError
 from tm_jax.pretrained.weights import named_leaves, origin
+
+FORMAT = 2
+"""Raised when what a checkpoint holds changes its meaning."""
+TOGETHER_GB = 1
+"""GB of arrays that are read or written at once, beside what the devices hold."""
+_FAILURES = (ValueError, KeyError, OSError, TypeError, RuntimeError)
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs an error of its threads in hundreds of lines before it raises it, for one sentence here."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+logging.getLogger("absl").addFilter(_not_orbax)
+
+
+class Damaged(InputError):
+    """A checkpoint cannot be read."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -31,20 +56,50 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what a library says, without its own details."""
+    text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+    return text[:200] or type(error).__name__
+
+
 class Checkpoints:
     """The checkpoints of one run, written in the background."""
 
-    def __init__(self, folder: Path, *, keep: int, config: Any, same: tuple[str, ...]):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        config: Any,
+        same: tuple[str, ...],
+        best: str = "",
+        say: Callable[[str], None] = print,
+    ):
+        """Opens the folder, which is made if need be.
+
+        Args:
+          keep: newest checkpoints that stay.
+          same: fields of the config in which a checkpoint must agree to be resumed.
+          best: a figure; the checkpoint where it was smallest stays as well.
+          say: told what the user must know.
+        """
         self._folder = folder.absolute()
-        self._config = to_json(config)
-        self._same = same
+        self._kind, self._config, self._same = type(config).__name__, to_json(config), same
+        self._best, self._say = best, say
+        at_once = {"save_concurrent_gb": TOGETHER_GB, "restore_concurrent_gb": TOGETHER_GB}
         # Named handlers let a fresh manager read an item's metadata before it restores anything.
-        handlers = {
-            "state": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-            "data": grain.checkpoint.CheckpointHandler(),
-        }
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        handlers = {"state": ocp.StandardCheckpointHandler(**at_once), "meta": ocp.JsonCheckpointHandler()}
+        stays: list[Any] = [checkpoint_managers.LatestN(n=keep)]
+        if best:
+            smallest = lambda metrics: -metrics[best]
+            stays.append(
+                checkpoint_managers.BestN(get_metric_fn=smallest, n=1, keep_checkpoints_without_metrics=False)
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(stays),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+        )
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
         except OSError as error:
@@ -54,34 +109,121 @@ class Checkpoints:
         """Steps done in the newest checkpoint, or None when there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, data: grain.DatasetIterator) -> None:
-        """Starts saving the state after `step` steps; the state may be donated at once."""
+    def save(self, step: int, state: Any, extra: dict[str, Any], figures: dict[str, float]) -> None:
+        """Starts saving the state after `step` steps; the state may be donated at once.
+
+        Args:
+          extra: plain JSON that ``restore`` gives back.
+          figures: by name, among them the one that tells the best.
+
+        Raises:
+          InputError: this one, or the one before it in the background, could not be written.
+        """
         if step == self.latest():
             return
         names, leaves, _ = named_leaves(state)
         # A buffer that Orbax still reads is not reused by the step that is donated it, so no copy is needed.
         plain = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
         stored = dict(zip(names, plain, strict=True))
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(stored),
-                meta=ocp.args.JsonSave({"config": self._config, "step": step, **origin()}),
-                data=grain.checkpoint.CheckpointSave(data),
-            ),
-        )
+        about = {"format": FORMAT, "kind": self._kind, "config": self._config, "step": step, "extra": extra}
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._note_sizes()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(about | origin())
+                ),
+                metrics={self._best: figures[self._best]} if self._best in figures else None,
+            )
 
-    def restore(self, step: int, abstract: Any, shardings: Any, data: grain.DatasetIterator) -> Any:
-        """The state of a checkpoint, placed by the shardings; the iterator is moved to its place.
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what a full disk or a lost folder raises into one sentence."""
+        try:
+            yield
+        except _FAILURES as error:
+            good = saved_steps(self._folder)
+            stays = f"the last good checkpoint is step {good[-1]}" if good else "there is none before it"
+            raise InputError(
+                f"A checkpoint of {self._folder.parent.name} could not be written ({_plain(error)}); "
+                f"{stays}: "
+                "make room, then start the same command again."
+            ) from error
+
+    def _sizes(self, step: int) -> Path:
+        return self._folder / f"sizes-{step}.json"
+
+    def _note_sizes(self) -> None:
+        """Notes the sizes of finished checkpoints' files, and forgets those of deleted ones."""
+        if jax.process_index():
+            return
+        steps = saved_steps(self._folder)
+        for path in self._folder.glob("sizes-*.json"):
+            if int(path.stem.split("-")[1]) not in steps:
+                path.unlink(missing_ok=True)
+        for step in steps:
+            if not self._sizes(step).exists():
+                partial = self._sizes(step).with_suffix(".partial")
+                partial.write_text(json.dumps(_file_sizes(self._folder / str(step))))
+                os.replace(partial, self._sizes(step))
+
+    def _whole(self, step: int) -> str | None:
+        """What is missing of a checkpoint; None where nothing is, or where nothing was noted."""
+        try:
+            noted = json.loads(self._sizes(step).read_text())
+        except (OSError, ValueError):
+            return None
+        found = _file_sizes(self._folder / str(step))
+        wrong = [name for name, size in noted.items() if found.get(name) != size]
+        return f"{wrong[0]} is missing or not of its size" if wrong else None
+
+    def restore(self, abstract: Any, shardings: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest state that can be read, placed by the shardings; its step and its extra.
+
+        A damaged checkpoint is set aside with a sentence.  None where there is no checkpoint at all.
 
         Args:
           abstract: the state's shapes, from ``jax.eval_shape``.
           shardings: one NamedSharding for each of its leaves.
 
         Raises:
-          InputError: the checkpoint is of another config, lacks a part, or cannot be read.
+          InputError: the checkpoint is of another run or config, of a newer program, or lacks a part; or
+            none can be read.
         """
-        self._check_config(step)
+        damaged = 0
+        while (step := self.latest()) is not None:
+            if jax.process_count() > 1:
+                step = int(multihost_utils.broadcast_one_to_all(np.int64(step)))
+            try:
+                fault = _first_process_says(self._whole(step))
+                if fault:
+                    raise Damaged(f"{self._where(step)} is damaged ({fault})")
+                return step, *self._read(step, abstract, shardings)
+            except Damaged as error:
+                damaged += 1
+                self._set_aside(step, error)
+        if damaged:
+            raise InputError(f"No checkpoint in {self._folder} can be read: delete the folder to start anew.")
+        return None
+
+    def _set_aside(self, step: int, error: Damaged) -> None:
+        """Moves a damaged checkpoint out of the way, and says so."""
+        before = [one for one in self._manager.all_steps() if one < step]
+        goes_on = f"going on from step {max(before)}" if before else "there is none before it"
+        self._say(f"{error}: it is kept as damaged-{step}, {goes_on}.")
+        if jax.process_index() == 0:
+            self._sizes(step).unlink(missing_ok=True)
+            target = self._folder / f"damaged-{step}"
+            while target.exists():
+                target = target.with_name(f"{target.name}-again")
+            os.replace(self._folder / str(step), target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
+
+    def _read(self, step: int, abstract: Any, shardings: Any) -> tuple[Any, dict[str, Any]]:
+        meta = self._check_meta(step)
         names, leaves, treedef = named_leaves(abstract)
         placed = jax.tree.leaves(shardings)
         wanted = {}
@@ -91,17 +233,13 @@ class Checkpoints:
         self._check_shapes(step, wanted)
         with self._reading(step):
             restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(wanted),
-                    data=grain.checkpoint.CheckpointRestore(data),
-                ),
-            )
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+            )["state"]
         arrays = [
-            jax.random.wrap_key_data(restored["state"][name]) if _is_key(leaf) else restored["state"][name]
+            jax.random.wrap_key_data(restored[name]) if _is_key(leaf) else restored[name]
             for name, leaf in zip(names, leaves, strict=True)
         ]
-        return jax.tree.unflatten(treedef, arrays)
+        return jax.tree.unflatten(treedef, arrays), meta
 
     def _where(self, step: int) -> str:
         return f"The checkpoint {self._folder.parent.name}/{self._folder.name}/{step}"
@@ -111,17 +249,24 @@ class Checkpoints:
         """Turns what a damaged checkpoint raises into one sentence."""
         try:
             yield
-        except (ValueError, KeyError, OSError) as error:
-            reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
-            raise InputError(
-                f"{self._where(step)} cannot be read ({reason[:200] or type(error).__name__}): "
-                "delete it to resume from the one before."
-            ) from error
+        except _FAILURES as error:
+            raise Damaged(f"{self._where(step)} cannot be read ({_reason(error)})") from error
 
-    def _check_config(self, step: int) -> None:
+    def _check_meta(self, step: int) -> dict[str, Any]:
+        """The extra of a checkpoint of this run; {"config", "step"} are among it."""
         with self._reading(step):
-            saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        saved = saved["meta"]["config"]
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            saved, number = meta["config"], int(meta.get("format", 1))
+        if number > FORMAT:
+            raise InputError(
+                f"{self._where(step)} is of format {number} and this program reads up to {FORMAT}: "
+                "update the program, or give the run another name."
+            )
+        if meta.get("kind", self._kind) != self._kind:
+            raise InputError(
+                f"{self._where(step)} is of another run, a {meta['kind']} and not a {self._kind}: "
+                "give another --loop.name or --loop.run-dir."
+            )
         found = [
             line
             for line in differences(saved, self._config)
@@ -132,11 +277,12 @@ class Checkpoints:
                 f"{self._where(step)} is of another config (checkpoint against now: {'; '.join(found)}): "
                 "give the run another name or the old values."
             )
+        return {"config": saved, **meta.get("extra", {})}
 
     def _check_shapes(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> None:
         with self._reading(step):
             metadata = self._manager.item_metadata(step)["state"]
-        stored = {name: tuple(leaf.shape) for name, leaf in metadata.items()}
+            stored = {name: tuple(leaf.shape) for name, leaf in metadata.items()}
         faults = [f"it lacks {name}" for name in wanted if name not in stored]
         faults += [f"{name} is unknown" for name in stored if name not in wanted]
         faults += [
@@ -152,9 +298,43 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk.
+
+        Raises:
+          InputError: the last checkpoint could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._note_sizes()
+            self._manager.close()
+
+
+def _plain(error: Exception) -> str:
+    """Why writing failed: the system's own words where they are found among a library's."""
+    text = str(error)
+    for words in (
+        "No space left on device",
+        "Disk quota exceeded",
+        "Permission denied",
+        "Read-only file system",
+    ):
+        if words in text:
+            return words
+    return _reason(error)
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def _first_process_says(text: str | None) -> str | None:
+    """The first process's text on every process."""
+    if jax.process_count() == 1:
+        return text
+    bytes_ = np.frombuffer((text or "").encode()[:256].ljust(256), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(bytes_)).decode(errors="replace").strip() or None
 
 
 def check_same(config: Any, same: tuple[str, ...]) -> None:

@@ -12,9 +12,13 @@ import numpy as np
 from tm_jax.data.encoded_videos import EncodedConfig, check_condition, encoded_videos, videos_digest
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
 from tm_jax.data.prepare.shards import PreparedVideos
+from tm_jax.data.skipping import Skipping
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.sources import load_any
+from tm_jax.sharding import check_mesh
+from tm_jax.training.loop_config import LoopConfig
+from tm_jax.training.passes import Passes, model_flops
 from tm_jax.types import Conditioning, Latents
 
 
@@ -38,6 +42,16 @@ class ClipExperiment(Protocol):
     prepared: Path | None
     visemes: Path | None
     cache: Path
+    loop: LoopConfig
+
+
+def clip_work(config: ClipExperiment, programs: list[Passes]) -> tuple[float, float]:
+    """Tokens of a batch, and the model FLOPs of these programs on it."""
+    rows, columns = (
+        size // patch for size, patch in zip(config.videos.grid, config.model.patch[1:], strict=True)
+    )
+    batch = config.loop.batch_size
+    return batch * config.clip.frames * rows * columns, batch * sum(map(model_flops, programs))
 
 
 def check_clips(config: ClipExperiment) -> None:
@@ -69,8 +83,12 @@ def training_videos(config: ClipExperiment) -> Videos:
     Raises:
         InputError: prepared clips that are not there, damaged or made for another model.
     """
+    mesh = jax.sharding.get_mesh()
+    if not mesh.empty:
+        clips = config.loop.batch_size // config.loop.accumulate
+        check_mesh(mesh, config.model.mesh_sizes(*config.videos.grid) | {"batch": clips}, config.loop.rules)
     if config.prepared is not None:
-        return _prepared(config, "train")
+        return Skipping(_prepared(config, "train"), config.loop.skip)
     vae, front_end = load_any(config.vae, "vae"), load_front_end(config.visemes)
     return encoded_videos(vae, front_end, config.videos, config.cache)
 

@@ -1,16 +1,15 @@
 """The one training loop: every phase (VAE, teacher, student) runs through ``train``.
 
 A phase says what a step is; the loop owns the mesh, the order of the data, checkpoints, resuming, logging,
-previews and how a run ends.
+previews and how a run ends.  With several processes every one runs this same loop on its share of the batch;
+the first one writes figures, pictures and bars.
 """
 
-import dataclasses
+import errno
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
@@ -19,14 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
+from safetensors.numpy import save_file
 
+from tm_jax.config import differences, to_json
 from tm_jax.data.loader import loader
 from tm_jax.errors import InputError
-from tm_jax.pretrained.weights import save_model
-from tm_jax.sharding import MeshConfig, ShardingRules, batch_sharding, make_mesh, shardings_like
+from tm_jax.pretrained.weights import named_leaves, save_sharded
+from tm_jax.sharding import batch_sharding, local_rows, make_mesh, shardings_like
 from tm_jax.training.checkpoint import Checkpoints, check_same
+from tm_jax.training.cluster import SignsOfLife, watched
+from tm_jax.training.loop_config import LoopConfig
+from tm_jax.training.meters import Meters
 from tm_jax.training.metrics import RunLog, not_finite
+from tm_jax.training.run_files import keep_until
+from tm_jax.training.stopping import StopSignal, Vote
 
 
 @runtime_checkable
@@ -48,99 +53,24 @@ class Phase(Protocol):
         `index` counts from 0. The metrics are scalars on the device; "loss" is shown in the progress bar.
         """
 
+    def work(self, index: int) -> tuple[float, float]:
+        """Tokens and model FLOPs of a step; zeros where nobody counts them."""
+
     def dataset(self) -> grain.MapDataset:
         """The elements (dicts of NumPy arrays), finished but neither shuffled nor batched."""
 
     def preview(self, state: Any, folder: Path, index: int) -> dict[str, float]:
-        """Writes sample pictures and videos into the folder; returns figures to log."""
+        """Writes sample pictures and videos into the folder; returns figures to log.
+
+        Every process calls it, and whatever it computes with the state is computed together; the first one
+        writes.
+        """
 
     def weights(self, state: Any) -> nnx.Module:
         """The module that is shipped; it has its config as ``.config``."""
 
     def describe(self) -> dict[str, Any]:
         """What the weights file says of itself beside the module's config."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """Length, data order, saving and logging of a run."""
-
-    name: str
-    """Name of the run; it is written to <runs>/<name>."""
-    steps: int = 1000
-    """Steps in all."""
-    batch_size: int = 8
-    """Clips in a batch, over all devices."""
-    accumulate: int = 1
-    """Parts of a batch whose gradients are summed before an update: the memory of one part, the same step."""
-    seed: int = 0
-    """Seed of the initial weights and of the data's order."""
-    run_dir: Path | None = None
-    """Folder of the run; runs/<name> when not given."""
-    max_minutes: float = 0.0
-    """Stop with a checkpoint after this time (0: no limit); the same command resumes."""
-    resume: bool = True
-    """Continue from the newest checkpoint of the run; with --loop.no-resume a run must be new."""
-    same: tuple[str, ...] = ("model",)
-    """Fields of the whole config in which a checkpoint must agree to be resumed."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-    keep: int = 2
-    """Checkpoints that are kept."""
-    preview_every: int = 500
-    """Steps between sample videos (0: none)."""
-    log_every: int = 10
-    """Steps whose mean makes one point of the log."""
-    threads: int = 2
-    """Threads that read data ahead."""
-    workers: int = 0
-    """Processes that read data ahead instead of threads (0: none)."""
-    prefetch: int = 4
-    """Batches read ahead."""
-    mesh: MeshConfig = MeshConfig()
-    """Devices by use."""
-    rules: ShardingRules = ShardingRules()
-    """Logical axes by mesh axis."""
-
-    def __post_init__(self):
-        if (
-            min(
-                self.steps, self.batch_size, self.accumulate, self.checkpoint_every, self.keep, self.log_every
-            )
-            < 1
-        ):
-            raise ValueError(
-                "steps, batch_size, accumulate, checkpoint_every, keep and log_every must be at least 1"
-            )
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is written."""
-        return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
-
-
-class _Stop:
-    """Notes Ctrl-C and SIGTERM: the first asks the loop to finish, the second ends the process at once."""
-
-    _signals = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self):
-        self.requested = False
-
-    def __call__(self, number, frame):
-        self.requested = True
-        for one in self._signals:
-            signal.signal(one, signal.SIG_DFL)
-        print("\nfinishing this step, then saving; once more exits at once", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        before = [signal.signal(number, self) for number in self._signals]
-        try:
-            yield
-        finally:
-            for number, handler in zip(self._signals, before, strict=True):
-                signal.signal(number, handler)
 
 
 def train(phase: Phase, config: LoopConfig, full_config: Any) -> Any:
@@ -150,21 +80,24 @@ def train(phase: Phase, config: LoopConfig, full_config: Any) -> Any:
       full_config: the whole experiment, saved with every checkpoint.
 
     Raises:
-      InputError: the data, the mesh or the checkpoint do not fit the config, or the loss is not finite.
-      SystemExit: with 130, after Ctrl-C or SIGTERM and the checkpoint that follows.
+      InputError: the data, the mesh or the checkpoint do not fit the config, the loss is not finite, or
+        another process has died.
+      SystemExit: after a signal and the checkpoint that follows: with 0 for SIGTERM, 130 for Ctrl-C.
     """
-    deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes else float("inf")
     check_same(full_config, config.same)
     mesh = _mesh(config)
-    stop = _Stop()
-    with jax.set_mesh(mesh), stop.listening():
-        checkpoints = Checkpoints(
-            config.folder / "checkpoints", keep=config.keep, config=full_config, same=config.same
-        )
+    stop = StopSignal()
+    with watched(config.folder / "processes", config.cluster) as life:
         try:
-            return _run(phase, config, mesh, checkpoints, stop, deadline)
-        finally:
-            checkpoints.close()
+            with jax.set_mesh(mesh), stop.listening():
+                return _Run(phase, config, full_config, mesh, stop, life).train()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"{config.folder} could not be written ({error.strerror}); the last good checkpoint stays: "
+                "make room, then start the same command again."
+            ) from error
 
 
 def _mesh(config: LoopConfig) -> jax.sharding.Mesh:
@@ -173,112 +106,235 @@ def _mesh(config: LoopConfig) -> jax.sharding.Mesh:
     except ValueError as error:
         raise InputError(f"{error}: change --loop.mesh.") from error
     try:
-        batch_sharding(mesh, config.rules).shard_shape((config.batch_size,))
+        part = config.batch_size // config.accumulate
+        batch_sharding(mesh, config.rules).shard_shape((part,))
     except ValueError as error:
+        whole = "" if config.accumulate == 1 else f" in {config.accumulate} parts"
         raise InputError(
-            f"A batch of {config.batch_size} does not split over a mesh of {dict(mesh.shape)}: "
+            f"A batch of {config.batch_size}{whole} does not split over a mesh of {dict(mesh.shape)}: "
             "choose a batch size that the data and fsdp axes divide, or another --loop.mesh."
         ) from error
     return mesh
 
 
-def _begin(phase: Phase, config: LoopConfig, mesh: jax.sharding.Mesh, checkpoints: Checkpoints):
-    """The state to go on from, the data iterator at its place, and the number of steps done."""
-    # 1. Shapes and shardings of the state, without computing anything.
-    key = jax.random.key(config.seed)
-    abstract = jax.eval_shape(phase.init, key)
-    shardings = shardings_like(abstract, mesh, config.rules)
-    # 2. The data from its beginning.
-    data = loader(
-        phase.dataset(),
-        config.batch_size,
-        config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=config.threads,
-        prefetch=config.prefetch,
-        workers=config.workers,
-    )
-    # 3. A checkpoint, if there is one: its config is compared, then the state and the data's place are read.
-    start = checkpoints.latest()
-    if start is not None and not config.resume:
-        raise InputError(
-            f"{config.folder} already holds a run of {start} steps: "
-            "drop --loop.no-resume to continue it, or give another --loop.name."
+class _Run:
+    """One session of a run, from its start or its newest checkpoint."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        config: LoopConfig,
+        full_config: Any,
+        mesh: jax.sharding.Mesh,
+        stop: StopSignal,
+        life: SignsOfLife,
+    ):
+        self.phase, self.config, self.full_config = phase, config, full_config
+        self.stop, self.life, self.vote = stop, life, Vote(mesh)
+        self.deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes else float("inf")
+        self.sharding = batch_sharding(mesh, config.rules)
+        self.figures: dict[str, float] = {}
+        self.best = float("inf")
+        self.pending: tuple[int, dict[str, jax.Array], Any] | None = None
+        self.notes: list[str] = []
+        self.checkpoints = Checkpoints(
+            config.folder / "checkpoints",
+            keep=config.keep,
+            config=full_config,
+            same=config.same,
+            best=config.best,
+            say=self._note,
         )
-    if start is not None:
-        return checkpoints.restore(start, abstract, shardings, data), data, start
-    # 4. Otherwise a new state, made in one jit where it will live; then what no jit can read.
-    return phase.start(jax.jit(phase.init, out_shardings=shardings)(key)), data, 0
+        try:
+            self._begin(mesh)
+        except BaseException:
+            self.checkpoints.close()
+            raise
 
+    def _note(self, line: str) -> None:
+        """Something to tell the user, above the bar once there is one."""
+        if jax.process_index() == 0:
+            print(line, file=sys.stderr, flush=True)
 
-def _run(
-    phase: Phase,
-    config: LoopConfig,
-    mesh: jax.sharding.Mesh,
-    checkpoints: Checkpoints,
-    stop: _Stop,
-    deadline: float,
-) -> Any:
-    state, data, start = _begin(phase, config, mesh, checkpoints)
-    log = RunLog(config.folder, name=config.name, start=start, steps=config.steps, every=config.log_every)
-    if start:
-        log.say(f"{config.name}: resumed after step {start}")
-    sharding = batch_sharding(mesh, config.rules)
-    pending: tuple[int, dict[str, jax.Array]] | None = None
-    done = start
+    def _begin(self, mesh: jax.sharding.Mesh) -> None:
+        """The state to go on from, the data at their place, and the log."""
+        config, phase = self.config, self.phase
+        # 1. Shapes and shardings of the state, without computing anything.
+        key = jax.random.key(config.seed)
+        abstract = jax.eval_shape(phase.init, key)
+        shardings = shardings_like(abstract, mesh, config.rules)
+        # 2. The elements of the data, which may be drawn, encoded or sampled now.
+        dataset = phase.dataset()
+        # 3. A checkpoint, if there is one: its config is compared, then the state is read.
+        latest = self.checkpoints.latest()
+        if latest is not None and not config.resume:
+            raise InputError(
+                f"{config.folder} already holds a run of {latest} steps: "
+                "drop --loop.no-resume to continue it, or give another --loop.name."
+            )
+        found = self.checkpoints.restore(abstract, shardings)
+        if found is not None:
+            self.start, self.state, extra = found
+            before = extra["config"]["loop"]
+            self.taken = extra.get("elements", self.start * before["batch_size"])
+            self.best = extra.get("best", self.best)
+            self.meters = Meters(**extra.get("meters", {}))
+            self._tell_changes(extra["config"])
+        else:
+            # 4. Otherwise a new state, made in one jit where it will live; then what no jit can read.
+            self.start, self.taken, self.meters = 0, 0, Meters()
+            self.state = phase.start(jax.jit(phase.init, out_shardings=shardings)(key))
+        self.done = self.start
+        # 5. The data from where the last session left them.
+        self.data = loader(
+            dataset,
+            config.batch_size,
+            config.seed,
+            start=self.taken,
+            rows=local_rows(self.sharding, config.batch_size),
+            threads=config.threads,
+            prefetch=config.prefetch,
+            workers=config.workers,
+        )
+        # 6. What was logged after the checkpoint is logged again.
+        if jax.process_index() == 0:
+            keep_until(config.folder, self.start)
+        self.log = RunLog(
+            config.folder, name=config.name, start=self.start, steps=config.steps, every=config.log_every
+        )
+        if self.start:
+            self.log.say(f"{config.name}: resumed after step {self.start}")
 
-    def settle() -> None:
+    def _tell_changes(self, before: dict[str, Any]) -> None:
+        """Says what differs from the session before, and what another batch size means."""
+        config, free = self.config, ("loop.run_dir", "loop.steps", "loop.max_minutes", "loop.name")
+        found = [line for line in differences(before, to_json(self.full_config)) if not line.startswith(free)]
+        if found:
+            self._note(f"{config.name}: resumed with other values (before against now): {'; '.join(found)}")
+        size = before["loop"]["batch_size"]
+        if size != config.batch_size:
+            self._note(
+                f"{config.name}: a step is {config.batch_size} clips from here and was {size}: {self.taken} "
+                f"clips were seen in {self.start} steps and the next ones follow them; learning rates, "
+                "warm-up and decay go on by steps, so they now change by another number of clips."
+            )
+
+    def train(self) -> Any:
+        """Steps to the end, or to a stop; the last one is saved."""
+        config = self.config
+        trace = _Trace(config.folder / "profile", self.start + 3, config.profile)
+        try:
+            for index in range(self.start, config.steps):
+                since = time.perf_counter()
+                local = next(self.data)
+                self.meters.waited(time.perf_counter() - since)
+                trace.at(index, self._settle)
+                self.state, metrics = self.phase.step(self.state, _place(local, self.sharding), index)
+                # While the devices run this step, the host reads and logs the one before.
+                self._settle()
+                self.done = self.life.step = index + 1
+                self.taken += config.batch_size
+                self.pending = (self.done, metrics, local)
+                if config.preview_every and (
+                    self.done % config.preview_every == 0 or self.done == config.steps
+                ):
+                    self._aside(self._preview)
+                if self.done % config.checkpoint_every == 0:
+                    self._aside(self._save)
+                if self.vote(self.stop.requested or time.monotonic() > self.deadline):
+                    break
+            trace.close(self._settle)
+            self._settle()
+            self._save()
+        finally:
+            self.log.close(self.done, self.meters)
+            self.checkpoints.close()
+        if self.done < config.steps:
+            reason = "stopped" if self.stop.requested else f"the {config.max_minutes:g} minutes are over"
+            command = shlex.join(["python", *sys.argv])
+            self._note(f"{reason} after step {self.done} of {config.steps}; to resume: {command}")
+            if self.stop.requested:
+                raise SystemExit(self.stop.status)
+        return self.state
+
+    def _settle(self) -> None:
         """Reads the metrics of the last dispatched step, which waits for it."""
-        nonlocal pending
-        if pending is not None:
-            step, on_device = pending
-            pending = None
-            metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
-            if bad := not_finite(metrics):
-                _fail(config, step, bad, checkpoints.latest())
-            log.step(step, metrics)
-
-    def save() -> None:
-        if done == checkpoints.latest():
+        if self.pending is None:
             return
-        settle()
+        step, on_device, local = self.pending
+        self.pending = None
+        metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
+        if bad := not_finite(metrics):
+            self._fail(step, bad, _keep_batch(self.config.folder, step, local))
+        self.meters.step(*self.phase.work(step - 1))
+        self.log.step(step, metrics, self.meters)
+
+    def _aside(self, work: Callable[[], None]) -> None:
+        """Does what is no part of a step; its time is counted apart."""
+        self._settle()
+        since = time.perf_counter()
+        work()
+        self.meters.aside(time.perf_counter() - since)
+
+    def _save(self) -> None:
+        config, done = self.config, self.done
+        if done == self.checkpoints.latest():
+            return
         # A finite loss may hide an update that was not: such a state must not replace a good checkpoint.
-        if not _finite(jax.tree.leaves(state)):
-            _fail(config, done, ["the training state"], checkpoints.latest())
-        checkpoints.save(done, state, data)
-        module = phase.weights(state)
-        save_model(
-            config.folder / "weights.safetensors", module, module.config, {"step": done, **phase.describe()}
+        if not _finite(jax.tree.leaves(self.state)):
+            self._fail(done, ["the training state"])
+        figure = self.figures.get(config.best, float("inf"))
+        improved, self.best = figure < self.best, min(self.best, figure)
+        extra = {"elements": self.taken, "meters": self.meters.to_json()}
+        if config.best and self.best < float("inf"):
+            extra["best"] = self.best
+        self.log.write()
+        self.checkpoints.save(done, self.state, extra, self.figures)
+        module = self.phase.weights(self.state)
+        about = {"step": done, **self.phase.describe()}
+        save_sharded(config.folder / "weights.safetensors", module, module.config, about, step=done)
+        if improved:
+            about[config.best] = figure
+            save_sharded(config.folder / "best.safetensors", module, module.config, about, step=done)
+        self.figures = {}
+
+    def _preview(self) -> None:
+        folder = self.config.folder / "previews" / f"{self.done:07d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.figures = self.phase.preview(self.state, folder, self.done)
+        self.log.scalars(self.done, self.figures)
+        self.log.pictures(self.done, folder)
+
+    def _fail(self, step: int, bad: list[str], kept: str = "") -> NoReturn:
+        good = self.checkpoints.latest()
+        saved = f"the last good checkpoint is step {good}" if good else "nothing was saved before"
+        raise InputError(
+            f"{', '.join(bad)} is not finite at step {step} of {self.config.name}; {saved}{kept}: "
+            "lower the learning rate or set a gradient clip."
         )
 
-    try:
-        for index in range(start, config.steps):
-            batch = _place(next(data), sharding)
-            state, metrics = phase.step(state, batch, index)
-            # While the device runs this step, the host reads and logs the one before.
-            settle()
-            done = index + 1
-            pending = (done, metrics)
-            if config.preview_every and (done % config.preview_every == 0 or done == config.steps):
-                settle()
-                _preview(phase, state, config, log, done)
-            if done % config.checkpoint_every == 0:
-                save()
-            if _agreed(stop.requested or time.monotonic() > deadline, done, config):
-                break
-        settle()
-        save()
-    finally:
-        log.close(done)
-    if done < config.steps:
-        checkpoints.close()
-        reason = "stopped" if stop.requested else f"the {config.max_minutes:g} minutes are over"
-        command = shlex.join(["python", *sys.argv])
-        print(f"{reason} after step {done} of {config.steps}; to resume: {command}", file=sys.stderr)
-        if stop.requested:
-            raise SystemExit(130)
-    return state
+
+class _Trace:
+    """A profile of some steps, for TensorBoard or Perfetto."""
+
+    def __init__(self, folder: Path, start: int, steps: int):
+        self.folder, self.start, self.stop, self.running = folder, start, start + steps, False
+
+    def at(self, index: int, wait: Callable[[], None]) -> None:
+        """Begins or ends the trace before a step; ``wait`` returns when the one before is done."""
+        if index == self.start < self.stop:
+            wait()
+            jax.profiler.start_trace(str(self.folder))
+            self.running = True
+        elif index == self.stop:
+            self.close(wait)
+
+    def close(self, wait: Callable[[], None]) -> None:
+        """Ends the trace."""
+        if self.running:
+            wait()
+            jax.profiler.stop_trace()
+            self.running = False
 
 
 @jax.jit
@@ -288,30 +344,16 @@ def _finite(leaves: list[jax.Array]) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in real])) if real else jnp.array(True)
 
 
-def _agreed(wish: bool, done: int, config: LoopConfig) -> bool:
-    """Whether to stop now: all processes must stop after the same step, so several ask each other."""
-    if jax.process_count() == 1:
-        return wish
-    if done % config.log_every:
-        return False
-    return bool(multihost_utils.process_allgather(np.array(wish)).any())
-
-
 def _place(batch: Any, sharding: jax.sharding.NamedSharding) -> Any:
     """The process's share of a batch, a tree of arrays, as global arrays split along their first axis."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def _preview(phase: Phase, state: Any, config: LoopConfig, log: RunLog, done: int) -> None:
-    folder = config.folder / "previews" / f"{done:07d}"
+def _keep_batch(folder: Path, step: int, local: Any) -> str:
+    """Writes this process's share of a batch under dotted names; says where it is."""
+    folder = folder / "not_finite"
     folder.mkdir(parents=True, exist_ok=True)
-    log.scalars(done, phase.preview(state, folder, done))
-    log.pictures(done, folder)
-
-
-def _fail(config: LoopConfig, step: int, bad: list[str], good: int | None) -> NoReturn:
-    saved = f"the last good checkpoint is step {good}" if good else "nothing was saved before"
-    raise InputError(
-        f"{', '.join(bad)} is not finite at step {step} of {config.name}; {saved}: "
-        "lower the learning rate or set a gradient clip."
-    )
+    path = folder / f"step-{step}-process-{jax.process_index()}.safetensors"
+    names, leaves, _ = named_leaves(local)
+    save_file({name: np.ascontiguousarray(leaf) for name, leaf in zip(names, leaves, strict=True)}, path)
+    return f"; the batch is kept in {path}"

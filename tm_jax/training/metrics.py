@@ -5,7 +5,6 @@ Only the first process writes; the others keep quiet.
 
 import json
 import math
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from tm_jax.training.meters import Meters
 
 
 def not_finite(metrics: dict[str, float]) -> list[str]:
@@ -28,7 +29,7 @@ class RunLog:
         self.every = every
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
-        self._since = (start, time.perf_counter())
+        self._line: dict[str, float] = {}
         self._writes = jax.process_index() == 0
         self._bar = tqdm(
             total=steps,
@@ -44,8 +45,8 @@ class RunLog:
             self._board = SummaryWriter(str(folder))
             self._lines = (folder / "metrics.jsonl").open("a")
 
-    def step(self, done: int, metrics: dict[str, float]) -> None:
-        """Takes the metrics of the step that made `done` steps in all."""
+    def step(self, done: int, metrics: dict[str, float], meters: Meters) -> None:
+        """Takes the metrics of the step that made `done` steps in all; writes a line in its turn."""
         for name, value in metrics.items():
             self._sums[name] += value
             self._counts[name] += 1
@@ -53,30 +54,35 @@ class RunLog:
         if "loss" in metrics:
             self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}", refresh=False)
         if done % self.every == 0:
-            self.flush(done)
+            self.flush(done, meters)
 
-    def flush(self, done: int) -> None:
-        """Writes the means since the last line."""
+    def flush(self, done: int, meters: Meters) -> None:
+        """Writes the means since the last line, and what the machines did meanwhile."""
         if not self._counts:
             return
-        before, then = self._since
-        now = time.perf_counter()
         means = {name: self._sums[name] / count for name, count in self._counts.items()}
-        means["steps_per_second"] = (done - before) / max(now - then, 1e-9)
-        self._since = (done, now)
+        means |= meters.figures()
         self._sums.clear()
         self._counts.clear()
         self.scalars(done, means)
 
     def scalars(self, done: int, values: dict[str, float]) -> None:
-        """Writes figures as they are."""
+        """Takes figures as they are; all of one step make one line, which waits for the next step's."""
         if not self._writes:
             return
         for name, value in values.items():
             self._board.add_scalar(name, value, done)
-        line = {"step": done, **{name: float(f"{value:.6g}") for name, value in values.items()}}
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        if self._line and self._line["step"] != done:
+            self.write()
+        self._line |= {"step": done, **{name: float(f"{value:.6g}") for name, value in values.items()}}
+
+    def write(self) -> None:
+        """Writes the line that waits; a checkpoint of its step must not be on disk before it."""
+        if self._writes and self._line:
+            self._lines.write(json.dumps(self._line) + "\n")
+            self._lines.flush()
+            self._board.flush()
+            self._line = {}
 
     def pictures(self, done: int, folder: Path) -> None:
         """Adds every PNG of a folder to TensorBoard."""
@@ -90,10 +96,11 @@ class RunLog:
         if self._writes:
             tqdm.write(line)
 
-    def close(self, done: int) -> None:
+    def close(self, done: int, meters: Meters) -> None:
         """Writes what is left and closes the files."""
-        self.flush(done)
+        self.flush(done, meters)
         self._bar.close()
         if self._writes:
+            self.write()
             self._board.close()
             self._lines.close()

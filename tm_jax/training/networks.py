@@ -6,6 +6,7 @@ reads headers alone and compares them with the model; values are read once the m
 
 import dataclasses
 import hashlib
+import itertools
 from pathlib import Path
 
 import jax
@@ -17,11 +18,11 @@ from tm_jax.config import differences
 from tm_jax.errors import InputError
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
-from tm_jax.pretrained.files import Checkpoint, MappedFiles, open_checkpoint
+from tm_jax.pretrained.files import Checkpoint, MappedFiles, SlicedTensor, StoredTensor
 from tm_jax.pretrained.layouts import open_public
 from tm_jax.pretrained.load import load_pretrained
 from tm_jax.pretrained.names import NameMap, Rule, paths
-from tm_jax.pretrained.sources import kernels_in
+from tm_jax.pretrained.sources import kernels_in, open_own
 from tm_jax.pretrained.weights import is_own, read_config
 from tm_jax.sharding import ShardingRules, shardings_like
 
@@ -33,6 +34,12 @@ _SAMPLE = 2**16
 def frozen_dit(config: DiTConfig) -> DiT:
     """A transformer that is not trained: its blocks' kernels are stored in the compute dtype.  Traceable."""
     return kernels_in(config.dtype)(DiT(config, rngs=nnx.Rngs(0)))
+
+
+def parts_of(mapped: MappedFiles, tensor: StoredTensor | SlicedTensor) -> list[np.ndarray]:
+    """A tensor's values as they lie in its files."""
+    stored = [tensor] if isinstance(tensor, StoredTensor) else [part for _, part in tensor.slices]
+    return [mapped.view(one) for one in stored]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +74,30 @@ class DiTSource:
         with MappedFiles() as mapped:
             for name, tensor in sorted(self.checkpoint.tensors.items()):
                 state.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-                flat = mapped.view(tensor).reshape(-1)
-                state.update(np.ascontiguousarray(flat[:: max(1, flat.size // _SAMPLE)]).tobytes())
+                for values in parts_of(mapped, tensor):
+                    flat = values.reshape(-1)
+                    state.update(np.ascontiguousarray(flat[:: max(1, flat.size // _SAMPLE)]).tobytes())
                 mapped.release(tensor)
         return state.hexdigest()[:12]
 
 
-def open_dit(source: str | Path, config: DiTConfig) -> DiTSource:
+AFRESH = {
+    ("audio_width", "audio_dim", "audio_left", "audio_lookahead", "audio_eps"): (
+        "audio_embedding.",
+        "blocks.audio.",
+    ),
+    ("predicts", "change_scale"): ("head.",),
+}
+"""Fields in which weights of ours that a training starts from may differ, and the parameters that then begin
+afresh."""
+
+
+def open_dit(source: str | Path, config: DiTConfig, *, as_start: bool = False) -> DiTSource:
     """A transformer of ours or a public one, compared with a config.
+
+    Args:
+      as_start: training goes on from it, so that it may hear other audio tokens, see another condition or
+        predict something else: what does so begins afresh.
 
     Raises:
       InputError: it is not there, or of another config; all that differs in one sentence.
@@ -85,11 +108,16 @@ def open_dit(source: str | Path, config: DiTConfig) -> DiTSource:
         return DiTSource(public.checkpoint, names, config, public.layout.new, public.layout.ignored)
     path = Path(source)
     saved = read_config(path, DiTConfig)
-    same = dataclasses.replace(saved, **{name: getattr(config, name) for name in RUNS})
+    free = (*RUNS, *itertools.chain(*AFRESH), "still_condition") if as_start else RUNS
+    same = dataclasses.replace(saved, **{name: getattr(config, name) for name in free})
     if found := differences(same, config):
         raise InputError(f"{path} was made with another config (file against expected): {'; '.join(found)}.")
+    differs = lambda fields: any(getattr(saved, name) != getattr(config, name) for name in fields)
+    afresh = tuple(part for fields, parts in AFRESH.items() if differs(fields) for part in parts)
     abstract = jax.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0)))
-    return DiTSource(open_checkpoint(path), NameMap(Rule(name, name) for name in paths(abstract)), config)
+    names = NameMap(Rule(name, name) for name in paths(abstract) if not name.startswith(afresh))
+    patterns = tuple(f"{part}*" for part in afresh)
+    return DiTSource(open_own(path), names, config, patterns, patterns)
 
 
 def copied(model: nnx.Module) -> nnx.Module:

@@ -77,7 +77,7 @@ class OdePairs:
         return {
             "noise": pair_noise(self.seed, index, clean.shape, self.rollout),
             "clean": clean,
-            "conditioning": conditioning_arrays(videos[self.video[index]], self.frames[index], clip),
+            "conditioning": conditioning_arrays(videos[int(self.video[index])], self.frames[index], clip),
         }
 
 
@@ -125,7 +125,7 @@ def make_pairs(
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed)
     choice = rng.integers(0, len(videos), config.count)
-    lengths = {video: len(videos[video].latents) for video in np.unique(choice)}
+    lengths = {video: len(videos[video].latents) for video in np.unique(choice).tolist()}
     frames = np.stack([clip_frames(lengths[video], clip, rng) for video in choice])
     paths = [folder / f"{start:06d}.safetensors" for start in range(0, config.count, config.batch)]
     missing = [not path.exists() for path in paths]
@@ -134,7 +134,7 @@ def make_pairs(
     silent = jax.process_index() > 0
 
     def element(row: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        video = videos[choice[row]]
+        video = videos[int(choice[row])]
         noise = pair_noise(config.seed, row, (clip.frames, *video.latents.shape[1:]), rollout)
         return conditioning_arrays(video, frames[row], clip), noise
 

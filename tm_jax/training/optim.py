@@ -41,6 +41,9 @@ class OptimConfig:
     """Largest global norm of the gradient; 0 switches clipping off."""
     eps: float = 1e-8
     """Adam's ε."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the first moment, and of muon's.  The second is always float32: a decay of 0.999 changes
+    it by less than bfloat16 tells apart."""
     muon_beta: float = 0.95
     """Momentum of the kernels under muon."""
     muon_rms: float = 0.2
@@ -120,8 +123,28 @@ def muon_dimensions(params):
     return _map_variables(one, params)
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """The optax transform of a config; gradients are clipped before anything else."""
+def name_mask(params, beginnings: tuple[str, ...]):
+    """True on the parameters whose dotted names begin so."""
+    named = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
+    return _map_variables(lambda path, _: named(path).startswith(beginnings), params)
+
+
+def make_optimizer(config: OptimConfig, *, only: tuple[str, ...] = ()) -> optax.GradientTransformation:
+    """The optax transform of a config; gradients are clipped before anything else.
+
+    Args:
+        only: beginnings of the names of the parameters that learn, () for all; the others have no moments.
+    """
+    method = _method(config)
+    if not only:
+        return method
+    label = lambda params: jax.tree.map(
+        lambda learns: "learns" if learns else "stays", name_mask(params, only)
+    )
+    return optax.partition({"learns": method, "stays": optax.set_to_zero()}, label)
+
+
+def _method(config: OptimConfig) -> optax.GradientTransformation:
     rate = learning_rate(config)
     if config.name == "adamw":
         method = optax.adamw(
@@ -131,6 +154,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
             eps=config.eps,
             weight_decay=config.weight_decay,
             mask=kernel_mask,
+            mu_dtype=config.moments,
         )
     else:
         method = optax.contrib.muon(
@@ -141,6 +165,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
             adam_b1=config.betas[0],
             adam_b2=config.betas[1],
             consistent_rms=config.muon_rms or None,
+            mu_dtype=config.moments,
             muon_weight_dimension_numbers=muon_dimensions,
         )
     if config.slow:

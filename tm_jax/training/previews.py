@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from tm_jax.media.pixels import to_pixels
-from tm_jax.models.vae import VAE
+from tm_jax.pretrained.sources import load_any
 from tm_jax.types import Latents
 
 _decode = jax.jit(lambda vae, latents: vae.decode(latents))
@@ -28,8 +28,14 @@ def write_sheet(path: Path, rows: list[np.ndarray], *, columns: int = 12) -> Non
     Image.fromarray(contact_sheet(rows, columns=columns)).save(path)
 
 
-def write_preview(vae: VAE, clips: dict[str, Latents], stem: Path) -> None:
-    """A contact sheet of decoded latents: for every clip one row of each kind, in the given order."""
+def write_preview(vae: str | Path, clips: dict[str, Latents | np.ndarray], stem: Path) -> None:
+    """A contact sheet of decoded latents: for every clip one row of each kind, in the given order.
+
+    The first process alone reads the VAE and writes.
+    """
+    if jax.process_index():
+        return
+    vae = load_any(vae, "vae")
     videos = {name: to_pixels(_decode(vae, latents)) for name, latents in clips.items()}
     count = len(next(iter(videos.values())))
     write_sheet(stem.with_suffix(".png"), [video[row] for row in range(count) for video in videos.values()])

@@ -22,7 +22,7 @@ from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.identity import draw_identity
 from tm_jax.evaluation.reader import TRACKS, Reader, ReaderConfig, true_tracks
 from tm_jax.evaluation.statistics import pearson
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.state import TrainState
 
@@ -249,6 +249,10 @@ class ReadingPhase:
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""
         return self._step(state, batch)
+
+    def work(self, index: int) -> tuple[float, float]:
+        """Not counted."""
+        return 0.0, 0.0
 
     def dataset(self) -> grain.MapDataset:
         """Training identities in random poses."""

@@ -71,7 +71,7 @@ class StudentClip:
 
 def clip_shardings(clip: StudentClip, mesh: AnyMesh, rules: ShardingRules) -> list[NamedSharding]:
     """The sharding of every leaf of a clip, in order."""
-    names = {0: ("batch",), 1: (None, "batch", None, "heads"), WHOLE: ()}
+    names = {0: ("batch",), 1: (None, "batch", None, "whole_heads"), WHOLE: ()}
     return [
         array_sharding(leaf.shape, names[axis], mesh, rules)
         for leaf, axis in zip(jax.tree.leaves(clip), clip.batch_axes(), strict=True)

@@ -12,7 +12,7 @@ from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.training.clip_data import check_clips
 from tm_jax.training.dmd import DistillationLoss
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.ode_pairs import PairsConfig
 from tm_jax.training.optim import OptimConfig
 

@@ -30,8 +30,7 @@ from tm_jax.data.latent_clips import EncodedVideo, LatentClips, conditioning_arr
 from tm_jax.diffusion.noise import clip_noises
 from tm_jax.diffusion.rollout import parallel_steps
 from tm_jax.models.dit import DiT
-from tm_jax.pretrained.sources import load_any
-from tm_jax.pretrained.weights import save_model
+from tm_jax.pretrained.weights import save_sharded
 from tm_jax.sharding import AnyMesh, keep_sharded, shard
 from tm_jax.training.abstract import (
     Steps,
@@ -45,7 +44,13 @@ from tm_jax.training.abstract import (
     with_shardings,
 )
 from tm_jax.training.accumulate import Loss, gradients_of, in_parts
-from tm_jax.training.clip_data import Videos, heldout_clips, training_videos, training_videos_digest
+from tm_jax.training.clip_data import (
+    Videos,
+    clip_work,
+    heldout_clips,
+    training_videos,
+    training_videos_digest,
+)
 from tm_jax.training.device_clips import DeviceClips
 from tm_jax.training.dmd import (
     critic_loss,
@@ -59,6 +64,7 @@ from tm_jax.training.flow_matching import NoisedClip
 from tm_jax.training.networks import copied, frozen_dit, open_dit
 from tm_jax.training.ode_pairs import OdePairs, make_pairs, pairs_batch, sample_pairs
 from tm_jax.training.optim import make_optimizer
+from tm_jax.training.passes import ClipShape, distillation_passes
 from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
 from tm_jax.training.student_clips import CLIPS, StudentClip, clip_shardings, estimate, keep_clip
@@ -102,6 +108,14 @@ class StudentPhase:
         self.critic_tx = make_optimizer(config.critic_optim)
         self._frozen: DiT | None = None
         self._device: DeviceClips | None = None
+        self._passes = distillation_passes(
+            config.model,
+            ClipShape(config.clip.frames, *config.videos.grid),
+            config.rollout,
+            guidance=config.loss.guidance,
+            sampler=config.pairs.sampler,
+            long_chunks=config.long_chunks,
+        )
         self._keys = jax.jit(lambda key, step: tuple(jax.random.split(jax.random.fold_in(key, step), 3)))
         self._warm = compiled_once("warmup", self._warmup_update, donate_argnums=0)
         self._critic = compiled_once("critic", self._critic_update, donate_argnums=0)
@@ -114,7 +128,9 @@ class StudentPhase:
         }
         self.sample_pairs = compiled_once("pairs", partial(sample_pairs, config.pairs.sampler))
         self._rollout = jax.jit(
-            lambda model, conditioning, noises: parallel_steps(model, config.rollout, conditioning, noises)[1]
+            lambda model, conditioning, noises: shard(
+                parallel_steps(model, config.rollout, conditioning, noises)[1]
+            )
         )
 
     def teacher(self) -> DiT:
@@ -172,6 +188,18 @@ class StudentPhase:
             student, student_metrics = update(state.student, clip, gap, batch, regression_key)
             state, metrics = state.replace(student=student), metrics | sizes | student_metrics
         return state, metrics
+
+    def work(self, index: int) -> tuple[float, float]:
+        """Tokens of the batch, and model FLOPs of the step's programs."""
+        config = self.config
+        names = ["warmup"]
+        if index >= config.warmup:
+            names = [f"own_{config.rollout.steps - 1}", "critic"]
+            turn, rest = divmod(index - config.warmup, config.critic_per_student)
+            if rest == config.critic_per_student - 1:
+                step, source = config.draw(index, turn)
+                names += [f"{source}_{step}", "gap", "student"]
+        return clip_work(config, [self._passes[name] for name in names])
 
     def abstract_batch(self, mesh: AnyMesh) -> dict:
         """Shapes and shardings of a batch."""
@@ -331,7 +359,7 @@ class StudentPhase:
     def save_baseline(self, state: DistillationState) -> None:
         """The warmed-up student, kept beside the run as a baseline for the evaluation."""
         path = self.config.loop.folder / "warmup.safetensors"
-        save_model(path, state.student.ema, self.config.model, self.describe())
+        save_sharded(path, state.student.ema, self.config.model, self.describe(), step=self.config.warmup)
 
     def dataset(self) -> grain.MapDataset:
         """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
@@ -367,10 +395,9 @@ class StudentPhase:
         chunk = (config.rollout.chunk, *true.shape[2:])
         drawn = [clip_noises(seed, config.clip.chunks, chunk, config.rollout) for seed in range(len(true))]
         noises = np.stack(drawn, axis=1)
-        clean = self._rollout(state.student.ema, conditioning, noises)
-        vae = load_any(config.vae, "vae")
-        write_preview(vae, {"true": true, "student": clean}, folder / f"{index:06d}")
-        return {"preview_error": float(jnp.mean(jnp.square(clean - true)))}
+        clean = np.asarray(self._rollout(state.student.ema, conditioning, noises))
+        write_preview(config.vae, {"true": true, "student": clean}, folder / f"{index:06d}")
+        return {"preview_error": float(np.mean(np.square(clean - true)))}
 
     def weights(self, state: DistillationState) -> DiT:
         """The averaged student."""

@@ -7,10 +7,8 @@ well; if it is to hear other audio tokens or to predict something else, what doe
 """
 
 import dataclasses
-import itertools
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import jax
@@ -28,10 +26,8 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.fantasytalking import FantasyTalking, open_fantasytalking
 from tm_jax.pretrained.front_ends import load_front_end
-from tm_jax.pretrained.layouts import PublicModel, open_public
 from tm_jax.pretrained.sources import load_any
-from tm_jax.pretrained.weights import is_own, load_model, named_leaves, read_config
-from tm_jax.sharding import AnyMesh, keep_sharded
+from tm_jax.sharding import AnyMesh, keep_sharded, shard
 from tm_jax.training.abstract import (
     Steps,
     abstract_batch,
@@ -42,24 +38,19 @@ from tm_jax.training.abstract import (
 )
 from tm_jax.training.accumulate import gradients_of
 from tm_jax.training.checkpoint import saved_steps
-from tm_jax.training.clip_data import check_clips, heldout_clips, training_videos
+from tm_jax.training.clip_data import check_clips, clip_work, heldout_clips, training_videos
 from tm_jax.training.device_clips import DeviceClips
 from tm_jax.training.flow_matching import FlowMatchingLoss, NoisedClip, draw_clip, velocity_loss
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
+from tm_jax.training.networks import DiTSource, open_dit
 from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.passes import ClipShape, teacher_passes
 from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
 from tm_jax.types import Conditioning
 
-AFRESH = {
-    ("audio_width", "audio_dim", "audio_left", "audio_lookahead", "audio_eps"): (
-        "audio_embedding.",
-        "blocks.audio.",
-    ),
-    ("predicts", "change_scale"): ("head.",),
-}
-"""Fields in which a teacher of ours that training starts from may differ, and the parameters that then begin
-afresh."""
+HEARING = ("audio_embedding.", "mode_embedding", "blocks.audio.")
+"""Beginnings of the names of the parameters that no silent model has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +80,9 @@ class TeacherExperiment:
     """Folder of encoded puppets."""
     on_device: bool = False
     """Whether the encoded videos are put on the devices, which then cut the clips themselves."""
+    trained: Literal["all", "audio"] = "all"
+    """audio: only what hears learns, the audio module and the mode embedding; what the model could do before
+    stays as it was, and neither gradients nor moments of it are held.  A second run then trains all."""
     ema: float = 0.999
     """Decay of the average of the parameters that is shipped."""
     sampler: SamplerConfig = SamplerConfig()
@@ -98,6 +92,8 @@ class TeacherExperiment:
         check_clips(self)
         if self.init_audio is not None and self.init_from is None:
             raise ValueError("init_audio: audio weights belong to a model, give init_from too")
+        if self.trained == "audio" and not self.model.has_audio:
+            raise ValueError("trained 'audio': the model has no audio module, so give --model.audio-dim")
 
     def build(self) -> "TeacherPhase":
         """The phase that the loop runs."""
@@ -114,74 +110,41 @@ class TeacherPhase:
             InputError: with every key of the public checkpoint that does not fit.
         """
         self.config = config
-        self.public: PublicModel | None = None
-        self.own: DiT | None = None
+        self.source: DiTSource | None = None
         self.audio: FantasyTalking | None = None
         self._events: EventClips | None = None
         self._device: DeviceClips | None = None
         if config.init_from is not None and not saved_steps(config.loop.folder / "checkpoints"):
-            if is_own(config.init_from):
-                self.own = self._open_own(Path(config.init_from))
-            else:
-                self.public = open_public(config.init_from, "transformer", config.model)
+            self.source = open_dit(config.init_from, config.model, as_start=True)
             if config.init_audio is not None:
                 self.audio = open_fantasytalking(config.init_audio, config.model)
-        self.tx = make_optimizer(config.optim)
+        only = HEARING if config.trained == "audio" else ()
+        self._only = only
+        self.tx = make_optimizer(config.optim, only=only)
         self._step = compiled_once("update", self._update, donate_argnums=0)
-        self._sample = jax.jit(partial(sample, config=config.sampler, pattern=Bidirectional()))
+        self._sample = jax.jit(lambda *given: shard(sample(*given, config.sampler, pattern=Bidirectional())))
+        self._passes = teacher_passes(config.model, ClipShape(config.clip.frames, *config.videos.grid))
 
     def init(self, key: jax.Array) -> TrainState:
-        """A fresh teacher; zeros where ``start`` is to put public weights."""
+        """A fresh teacher; zeros where ``start`` is to put values from files."""
         weights, draws = jax.random.split(key)
         teacher = DiT(self.config.model, rngs=nnx.Rngs(weights))
-        if self.public is not None:
+        if self.source is not None:
             teacher = jax.tree.map(jnp.zeros_like, teacher)
         return TrainState.create(teacher, self.tx, draws)
 
     def start(self, state: TrainState) -> TrainState:
-        """The state, with the public model in the place of its zeros, read straight into their shardings."""
-        if self.own is not None:
-            teacher = self._with_audio(self._with_own(state.model))
-            self.own = None
-            return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
-        if self.public is None:
+        """The state with the values of ``init_from``, read straight into their shards."""
+        if self.source is None:
             return state
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.model)
         # The zeros go first: two whole models more would not fit beside the optimizer's state.
         for leaf in jax.tree.leaves((state.model, state.ema)):
             leaf.delete()
-        teacher = self._with_audio(self.public.load(lambda _: shardings, seed=self.config.loop.seed))
-        self.public = None
-        return state.replace(model=teacher, ema=jax.tree.map(jnp.copy, teacher))
-
-    def _with_audio(self, teacher: DiT) -> DiT:
-        """The teacher, hearing by the audio weights that it is to begin with."""
-        audio, self.audio = self.audio, None
-        return teacher if audio is None else audio.load(teacher)
-
-    def _open_own(self, path: Path) -> DiT:
-        """A teacher of ours.
-
-        Raises:
-            InputError: it differs in more than its audio tokens, its condition and what it predicts.
-        """
-        before = read_config(path, DiTConfig)
-        wanted = self.config.model
-        free = (*itertools.chain(*AFRESH), "still_condition")
-        same = dataclasses.replace(wanted, **{name: getattr(before, name) for name in free})
-        return load_model(path, DiT, DiTConfig, expect=same)
-
-    def _with_own(self, fresh: DiT) -> DiT:
-        """The teacher of ours; what it is to do otherwise, hearing or predicting, begins afresh."""
-        names, leaves, treedef = named_leaves(fresh)
-        old = dict(zip(*named_leaves(self.own)[:2], strict=True))
-        before, wanted = self.own.config, self.config.model
-        differs = lambda fields: any(getattr(before, name) != getattr(wanted, name) for name in fields)
-        afresh = tuple(part for fields, parts in AFRESH.items() if differs(fields) for part in parts)
-        return treedef.unflatten(
-            leaf if name.startswith(afresh) else jax.device_put(old[name], leaf.sharding)
-            for name, leaf in zip(names, leaves, strict=True)
-        )
+        teacher = self.source.load(self.config.loop.rules, seed=self.config.loop.seed)
+        if self.audio is not None:
+            teacher = self.audio.load(teacher)
+        self.source = self.audio = None
+        return state.begin_with(teacher)
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         config, loop = self.config, self.config.loop
@@ -202,9 +165,13 @@ class TeacherPhase:
             return loss, {"loss": loss}
 
         gradients, metrics = gradients_of(
-            [loss_of], state.model, clip, parts=loop.accumulate, rules=loop.rules
+            [loss_of], state.model, clip, parts=loop.accumulate, only=self._only, rules=loop.rules
         )
         return keep_sharded(state.apply(gradients, self.tx, config.ema), loop.rules), metrics
+
+    def work(self, index: int) -> tuple[float, float]:
+        """Tokens of the batch, and model FLOPs of the update."""
+        return clip_work(self.config, [self._passes["update"]])
 
     def abstract_batch(self, mesh: AnyMesh) -> dict:
         """Shapes and shardings of a batch."""
@@ -241,11 +208,11 @@ class TeacherPhase:
             return {}
         conditioning, true = clips
         noise = np.stack([stream_noise(0, row, 0, true.shape[1:]) for row in range(len(true))])
-        sampled = self._sample(state.ema, conditioning, noise)
-        vae = load_any(self.config.vae, "vae")
-        write_preview(vae, {"true": true, "sampled": sampled}, folder / f"{index:06d}")
-        figures = {"preview_error": float(jnp.mean(jnp.square(sampled - true)))}
-        return figures | (self._gains(state.ema) if self.config.prepared is None else {})
+        sampled = np.asarray(self._sample(state.ema, conditioning, noise))
+        write_preview(self.config.vae, {"true": true, "sampled": sampled}, folder / f"{index:06d}")
+        figures = {"preview_error": float(np.mean(np.square(sampled - true)))}
+        alone = jax.process_count() == 1 and self.config.prepared is None
+        return figures | (self._gains(state.ema) if alone else {})
 
     def _gains(self, teacher: DiT) -> dict[str, float]:
         """Share of blinks, glances, head and mouth that the clean estimate gives back, by noise level."""

@@ -28,7 +28,7 @@ from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.vae_init import linear_start
 from tm_jax.pretrained.weights import load_model, read_config
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.previews import write_sheet
 from tm_jax.training.state import TrainState
@@ -234,6 +234,10 @@ class AutoencodingPhase:
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""
         return self._step(state, batch)
+
+    def work(self, index: int) -> tuple[float, float]:
+        """Not counted."""
+        return 0.0, 0.0
 
     def dataset(self) -> grain.MapDataset:
         """Random windows of the puppets' videos."""

@@ -24,7 +24,7 @@ from tm_jax.data.puppets.world import FPS, PuppetWorld, Track
 from tm_jax.evaluation.statistics import pearson
 from tm_jax.models.viseme_config import MOUTH, VisemeConfig
 from tm_jax.models.visemes import VisemeEncoder
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.state import TrainState
 
@@ -180,6 +180,10 @@ class HearingPhase:
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""
         return self._step(state, batch)
+
+    def work(self, index: int) -> tuple[float, float]:
+        """Not counted."""
+        return 0.0, 0.0
 
     def dataset(self) -> grain.MapDataset:
         """Pieces of the training voices."""

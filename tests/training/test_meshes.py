@@ -1,0 +1,121 @@
+"""Every step of both phases on a mesh, in parts of a batch, equals the same on one device in one part."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training import tiny_distillation as tiny
+from tm_jax.sharding import MeshConfig, batch_sharding, make_mesh, shardings_like
+from tm_jax.training.optim import OptimConfig
+
+STILL = OptimConfig(lr=0.0)
+"""Parameters stay, so that moments are the gradients and nothing else."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiling():
+    """XLA without its optimisations: compiling is what these tests would spend their time on."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("world") / "prepared"
+    tiny.prepare(made)
+    return made
+
+
+def teacher(folder, **loop):
+    return dataclasses.replace(tiny.teacher(folder, **loop), optim=STILL)
+
+
+def student(folder, **loop):
+    """Warm-up, an own clip, then a long one: every program of a distillation."""
+    made = tiny.student(folder, **loop)
+    return dataclasses.replace(
+        made,
+        rollout=dataclasses.replace(made.rollout, steps=1),
+        optim=STILL,
+        warmup_optim=STILL,
+        critic_optim=STILL,
+        long_every=2,
+    )
+
+
+def figures(experiment, steps, mesh_config, devices):
+    """Metrics of the steps, moments of the optimizers after them, and the last state."""
+    phase = experiment.build()
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        data = phase.dataset()
+        rows = [data[index] for index in range(8)]
+        batch = jax.tree.map(lambda *parts: np.stack(parts), *rows)
+        batch = jax.device_put(batch, batch_sharding(mesh, experiment.loop.rules))
+        shardings = shardings_like(jax.eval_shape(phase.init, jax.random.key(0)), mesh)
+        state = phase.start(jax.jit(phase.init, out_shardings=shardings)(jax.random.key(0)))
+        metrics = []
+        for index in range(steps):
+            state, found = phase.step(state, batch, index)
+            metrics.append({name: float(value) for name, value in found.items()})
+    moments = [np.asarray(leaf) for leaf in jax.tree.leaves(optimizers(state)) if leaf.dtype == np.float32]
+    return metrics, moments, (state, shardings, phase, mesh)
+
+
+def optimizers(state):
+    return (
+        state.opt_state if hasattr(state, "opt_state") else (state.student.opt_state, state.critic.opt_state)
+    )
+
+
+def compare(make, folder, steps, mesh_config=MeshConfig(data=2, fsdp=2, tensor=2), devices=8, **loop):
+    metrics, moments, _ = figures(make(folder), steps, MeshConfig(), 1)
+    others, theirs, placed = figures(make(folder, **loop), steps, mesh_config, devices)
+    for ours, other in zip(metrics, others, strict=True):
+        assert ours.keys() == other.keys()
+        np.testing.assert_allclose([other[name] for name in ours], list(ours.values()), rtol=2e-4)
+    assert max(np.abs(one).max() for one in moments) > 1e-3
+    for ours, other in zip(moments, theirs, strict=True):
+        np.testing.assert_allclose(other, ours, rtol=2e-3, atol=1e-5 * max(1e-3, np.abs(ours).max()))
+    return placed
+
+
+def assert_placed(state, shardings, phase, mesh):
+    """Every array lies where its names say, and no large one is whole on a device."""
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    for name, (_, arguments) in phase.steps(mesh).items():
+        for leaf in jax.tree.leaves(arguments):
+            shard = leaf.sharding.shard_shape(leaf.shape)
+            assert np.prod(shard) < 2**12 or shard != leaf.shape, f"{name} holds {leaf.shape} whole"
+
+
+def test_the_teachers_update(folder):
+    assert_placed(*compare(teacher, folder, 1, accumulate=2))
+
+
+def test_every_program_of_a_distillation(folder):
+    assert_placed(*compare(student, folder, 3, accumulate=2))
+
+
+def main() -> None:
+    """All meshes of the issue, one after the other: ``python -m tests.training.test_meshes FOLDER``."""
+    import sys
+    from pathlib import Path
+
+    made = Path(sys.argv[1])
+    if not made.exists():
+        tiny.prepare(made)
+    # data × fsdp × context × tensor
+    for sizes in ((8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 2, 2), (2, 1, 2, 2)):
+        for make, steps in ((teacher, 1), (student, 3)):
+            compare(make, made, steps, MeshConfig(*sizes))
+            print(f"{make.__name__} on {sizes}: equal", flush=True)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_default_matmul_precision", "highest")
+    main()
