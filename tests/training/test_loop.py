@@ -152,7 +152,7 @@ def test_two_steps_and_a_restart_and_two_more_equal_four_bit_for_bit(straight, h
 def test_resumes_on_a_mesh_of_another_shape(straight, half, tmp_path):
     resumed = run(shutil.copytree(half, tmp_path / "run"), 4, mesh=MeshConfig(data=4, fsdp=2, tensor=1))
     kernel = resumed.model.hidden.kernel[...]
-    assert kernel.sharding.mesh.shape == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert kernel.sharding.mesh.shape == {"data": 4, "fsdp": 2, "context": 1, "tensor": 1}
     assert kernel.addressable_shards[0].data.shape == (2, 8)
     for ours, theirs in zip(numbers(resumed), numbers(straight[1]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -51,7 +51,8 @@ def clip_work(config: ClipExperiment, programs: list[Passes]) -> tuple[float, fl
         size // patch for size, patch in zip(config.videos.grid, config.model.patch[1:], strict=True)
     )
     batch = config.loop.batch_size
-    return batch * config.clip.frames * rows * columns, batch * sum(map(model_flops, programs))
+    tokens = config.clip.frames * rows * columns
+    return float(batch * tokens), float(batch * sum(map(model_flops, programs)))
 
 
 def check_clips(config: ClipExperiment) -> None:

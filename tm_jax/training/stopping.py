@@ -58,11 +58,18 @@ class Vote:
         self._mesh, self._pending = mesh, None
         self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
         self._shares = one_each(mesh)
+        if jax.process_count() > 1:
+            # The processes' devices meet here, while all are at the same place: where they meet first inside
+            # a program that one of them has yet to compile, the others may not wait long enough.
+            jax.block_until_ready(self._ask(False))
 
     def __call__(self, wish: bool) -> bool:
         """Puts this process's wish in; whether one that was put in before the last step is agreed upon."""
         if jax.process_count() == 1:
             return wish
-        before, mine = self._pending, np.full(len(self._mesh.local_devices), wish)
-        self._pending = self._any(jax.make_array_from_process_local_data(self._shares, mine))
+        before, self._pending = self._pending, self._ask(wish)
         return before is not None and bool(before)
+
+    def _ask(self, wish: bool) -> jax.Array:
+        mine = np.full(len(self._mesh.local_devices), wish)
+        return self._any(jax.make_array_from_process_local_data(self._shares, mine))

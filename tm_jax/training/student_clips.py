@@ -59,10 +59,6 @@ class StudentClip:
     places: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
     """The places of the clip's chunks in the long stream."""
 
-    def alone(self) -> "StudentClip":
-        """The clip without its place in a stream: of one structure, wherever it comes from."""
-        return self.replace(context=None, places=None)
-
     def batch_axes(self) -> list[int]:
         """The batch axis of every leaf, in order."""
         rest = [0] * len(jax.tree.leaves(self.replace(context=None)))

@@ -183,7 +183,9 @@ class StudentPhase:
             step, source = config.draw(index, turn)
             clip_key, gap_key, regression_key = self._keys(state.student.key, state.student.step)
             clip = self._draws[source, step](state.student.model, batch, clip_key)
-            gap, sizes = self._gap(self.teacher(), state.critic.model, clip.alone(), gap_key)
+            # Clips of all sources are the same to the scores: one program serves them.
+            told = clip.clean, clip.conditioning
+            gap, sizes = self._gap(self.teacher(), state.critic.model, *told, gap_key)
             update = self._student_long if source == "long" else self._student
             student, student_metrics = update(state.student, clip, gap, batch, regression_key)
             state, metrics = state.replace(student=student), metrics | sizes | student_metrics
@@ -241,7 +243,7 @@ class StudentPhase:
             "pairs": (self.sample_pairs, (teacher, *pairs)),
             "warmup": (self._warm, (student, batch, key)),
             "critic": (self._critic, (critic, own, key)),
-            "gap": (self._gap, (teacher, critic.model, own, key)),
+            "gap": (self._gap, (teacher, critic.model, own.clean, own.conditioning, key)),
             "student": (self._student, (student, own, gap, batch, key)),
         }
         found |= {
@@ -264,12 +266,17 @@ class StudentPhase:
         return keep_clip(clip, config.loop.rules)
 
     def _score_gap(
-        self, teacher: DiT, critic: DiT, clip: StudentClip, key: jax.Array
+        self,
+        teacher: DiT,
+        critic: DiT,
+        clean: Latents,
+        conditioning: dict[str, jax.Array],
+        key: jax.Array,
     ) -> tuple[Latents, dict[str, jax.Array]]:
-        """The gap at a fresh noise level, and its size."""
+        """The gap of the student's clips at a fresh noise level, and its size."""
         config = self.config
-        noise, sigma = draw_gap(clip.clean, key, config.loss)
-        inputs = NoisedClip(clip.clean, noise, sigma, Conditioning(**clip.conditioning))
+        noise, sigma = draw_gap(clean, key, config.loss)
+        inputs = NoisedClip(clean, noise, sigma, Conditioning(**conditioning))
         gap = in_parts(
             lambda part: score_gap(teacher, critic, part, config.loss), inputs, config.loop.accumulate
         )
