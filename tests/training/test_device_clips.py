@@ -13,7 +13,7 @@ from tm_jax.data.latent_clips import LatentClips
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
 from tm_jax.training.device_clips import DeviceClips, put_videos
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.ode_pairs import OdePairs
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.student_phase import PairedClips

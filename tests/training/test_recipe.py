@@ -11,7 +11,7 @@ from tm_jax.errors import InputError
 from tm_jax.evaluation import evaluate
 from tm_jax.training import checkpoint, loop, recipe, release
 from tm_jax.training.ablation import VARIANTS, Ablation
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.teacher_phase import TeacherExperiment
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS
-from tm_jax.training.loop import LoopConfig
+from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.teacher_phase import TeacherExperiment
 
