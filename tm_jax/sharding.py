@@ -7,6 +7,7 @@ their names, which is the ``layer`` axis.
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 from flax import nnx
@@ -236,6 +237,41 @@ def keep_sharded(tree, rules: ShardingRules = ShardingRules()):
     if mesh.empty or mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, shardings_like(tree, mesh, rules))
+
+
+def gathered(tree, dtype: str, rules: ShardingRules = ShardingRules()):
+    """The parameters that carry names, in this precision, whole along axes that are split for storage alone.
+
+    Left to itself the compiler may rather move activations, which are larger.  Gradients go back to where the
+    parameters lie.  Does nothing but the rounding outside ``jax.set_mesh`` or on one device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    in_use = dataclasses.replace(rules, embed=None)
+
+    def one(variable):
+        names = variable.get_metadata().get("axes")
+        if names is None:
+            return variable
+        value = variable[...].astype(dtype)
+        if not mesh.empty and mesh.size > 1:
+            spec = lambda rules: _divides(value.shape, rules.spec(names), mesh)
+            value = _moved(value, spec(in_use), spec(rules))
+        return variable.replace(value)
+
+    return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _moved(x: jax.Array, there: PartitionSpec, back: PartitionSpec) -> jax.Array:
+    return jax.lax.with_sharding_constraint(x, there)
+
+
+def _moved_back(there: PartitionSpec, back: PartitionSpec, _, gradient: jax.Array) -> tuple[jax.Array]:
+    summed = jax.lax.with_sharding_constraint(gradient, there)
+    return (jax.lax.with_sharding_constraint(summed, back),)
+
+
+_moved.defvjp(lambda x, there, back: (_moved(x, there, back), None), _moved_back)
 
 
 def shard(x: jax.Array, *names: str | None, rules: ShardingRules = ShardingRules()) -> jax.Array:

@@ -37,7 +37,7 @@ from tm_jax.nn.masks import AttentionPattern, Bidirectional, positions
 from tm_jax.nn.remat import BLOCK, remat
 from tm_jax.nn.rope import rope_tables
 from tm_jax.nn.self_attention import Tables, read_all, read_cache, read_chunks, share
-from tm_jax.sharding import shard
+from tm_jax.sharding import gathered, shard
 from tm_jax.types import Conditioning
 
 LEAST_SIGMA = 0.02
@@ -244,8 +244,9 @@ class DiT(nnx.Module):
 
     def _embed_condition(self, conditioning: Conditioning) -> tuple[Array, Array | None]:
         """Text and image as model tokens."""
-        text = self.text_embedding(conditioning.text_tokens)
-        image = self.image_embedding(conditioning.image_tokens) if self.config.has_image else None
+        part = lambda embedding: gathered(embedding, self.config.dtype)
+        text = part(self.text_embedding)(conditioning.text_tokens)
+        image = part(self.image_embedding)(conditioning.image_tokens) if self.config.has_image else None
         return text, image
 
     def _layers(self, x, modulation, cross, cross_layers, audio, attend, context, *, keep_kv: bool):
@@ -253,7 +254,7 @@ class DiT(nnx.Module):
 
         def body(x, layer):
             block, cross_layer, remembered = layer
-            x = checkpoint_name(x, BLOCK)
+            x, block = checkpoint_name(x, BLOCK), gathered(block, self.config.dtype)
             x, written = block(x, modulation, cross(block, cross_layer), audio, attend, remembered)
             return x, written if keep_kv else None
 

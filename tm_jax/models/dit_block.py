@@ -153,7 +153,8 @@ class Block(nnx.Module):
         x = x + self._cross(self.cross_norm(x).astype(dtype), cross, audio)
 
         inputs = after.apply(x, eps).astype(dtype)
-        x = (x + self.feed_forward(inputs) * after.gate).astype(dtype)
+        hidden = shard(self.feed_forward.hidden(inputs), "batch", None, "tokens", "mlp")
+        x = (x + self.feed_forward.outer(hidden) * after.gate).astype(dtype)
         return shard(x, "batch", None, "stream", None), written
 
     def _cross(self, x: Array, cross: CrossKV, audio: AudioInputs | None) -> Array:

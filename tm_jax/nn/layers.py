@@ -83,8 +83,12 @@ class MLP(nnx.Module):
         self.outer = dense(hidden, outputs, ("mlp", "embed"), rngs=rngs, dtype=dtype)
         self.activation = activation
 
+    def hidden(self, x: Float[Array, "... d"]) -> Float[Array, "... hidden"]:
+        """What the second layer reads."""
+        return self.activation(self.inner(x))
+
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
-        return self.outer(self.activation(self.inner(x)))
+        return self.outer(self.hidden(x))
 
 
 class PatchEmbedding(nnx.Module):
