@@ -1,11 +1,23 @@
 """The mesh and the rules that place parameters on it."""
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
 
-from tm_jax.sharding import MeshConfig, ShardingRules, keep_sharded, make_mesh, shard, shardings_like
+from tm_jax.sharding import (
+    MeshConfig,
+    ShardingRules,
+    keep_sharded,
+    make_mesh,
+    platform,
+    shard,
+    shardings_like,
+)
 from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.state import TrainState
 
@@ -55,6 +67,38 @@ def test_activation_constraint_is_obeyed(mesh8):
     with jax.set_mesh(mesh8):
         y = jax.jit(lambda x: shard(x, "batch", None))(jnp.ones((8, 3)))
     assert y.addressable_shards[0].data.shape == (2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """As much of a TPU's core as the order of a mesh asks for."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+    process_index: int = 0
+    core_on_chip: int = 0
+    num_cores: int = 1
+    client: None = None
+
+
+def test_several_slices_share_the_data_axis():
+    places = itertools.product(range(2), range(2), range(2), range(2))
+    chips = [Chip(number, slice, (x, y, z)) for number, (slice, z, y, x) in enumerate(places)]
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, context=2, tensor=2), chips)
+    assert [{chip.slice_index for chip in half.flat} for half in mesh.devices] == [{0}, {1}]
+    with pytest.raises(ValueError, match="data = 1 does not split over 2 slices"):
+        make_mesh(MeshConfig(data=1, fsdp=4, context=2, tensor=2), chips)
+
+
+def test_the_mesh_says_where_a_program_will_run():
+    assert platform() == "cpu"
+    described = jax.sharding.AbstractDevice(device_kind="TPU v5", num_cores=1, platform="tpu")
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,), abstract_device=described)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert platform() == "tpu"
 
 
 def test_mesh_has_the_four_axes():

@@ -104,13 +104,15 @@ def to_json(config: Any) -> Any:
 def from_json(kind: Any, data: Any) -> Any:
     """The inverse of ``to_json`` for a dataclass or any field type of one; lists become tuples again.
 
-    Fields that the data lack keep their defaults.
+    Fields that the data lack keep their defaults.  A dataclass whose fields were once written otherwise says
+    by ``renewed(fields)`` how they are written now.
 
     Raises:
       InputError: the data name a field that the dataclass does not have.
     """
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
+        data = kind.renewed(data) if hasattr(kind, "renewed") else data
         unknown = sorted(set(data) - {f.name for f in dataclasses.fields(kind)})
         if unknown:
             raise InputError(

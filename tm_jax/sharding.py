@@ -89,7 +89,7 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
     devices = jax.devices() if devices is None else devices
     shape = config.shape(len(devices))
     # GPUs call every host a slice, but their network carries fsdp as well.
-    slices = len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else 1
+    slices = len({getattr(d, "slice_index", 0) for d in devices}) if devices[0].platform == "tpu" else 1
     if shape[0] % slices:
         raise ValueError(f"mesh data = {shape[0]} does not split over {slices} slices: give a multiple of it")
     if slices > 1:

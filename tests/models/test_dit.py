@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.models.dit_cases import SMALL, abstract, build, initialised, inputs
+from tm_jax.config import from_json
 from tm_jax.diffusion.flow import clean_from_velocity
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional, SparseCausal
@@ -89,6 +90,11 @@ def test_remat_saves_memory_and_changes_nothing_else(seed, relative_error):
     for name, remade in gradients.items():
         for path, gradient in remade.items():
             assert relative_error(gradient[...], plain[path][...]) < 1e-4, f"{name}: {path}"
+
+
+@pytest.mark.parametrize("written,meant", [(True, "full"), (False, "products"), ("offload", "offload")])
+def test_remat_as_older_files_wrote_it(written, meant):
+    assert from_json(DiTConfig, {"width": 64, "heads": 2, "remat": written}).remat == meant
 
 
 def test_bfloat16_stays_near_float32_and_returns_float32(seed, relative_error):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from tm_jax.nn.backends import BACKENDS
 from tm_jax.rates import TOKENS_PER_LATENT
@@ -76,8 +76,6 @@ class DiTConfig:
     (TPUs) or blocked (CPUs) insists on one."""
 
     def __post_init__(self):
-        if isinstance(self.remat, bool):  # as files wrote it when there were two
-            object.__setattr__(self, "remat", "full" if self.remat else "products")
         if self.width % self.heads or self.head_dim % 2:
             raise ValueError(f"width {self.width} does not split into {self.heads} heads of even size")
         if self.patch[0] != 1:
@@ -86,6 +84,14 @@ class DiTConfig:
             raise ValueError("predicts 'change': only from a picture held still, so give still_condition too")
         if self.attention not in BACKENDS:
             raise ValueError(f"attention {self.attention!r}: known are {', '.join(BACKENDS)}")
+
+    @staticmethod
+    def renewed(fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of an older file as they are written now: ``remat`` was a flag once."""
+        flags = {True: "full", False: "products"}
+        return (
+            {**fields, "remat": flags.get(fields["remat"], fields["remat"])} if "remat" in fields else fields
+        )
 
     def mesh_sizes(self, height: int, width: int) -> dict[str, int]:
         """What a mesh has to divide (`sharding.check_mesh`), for latents of this height and width."""
