@@ -52,9 +52,10 @@ class Arguments:
     """Folder or Hub id of wav2vec2, for a student that hears by it."""
     backend: Literal["jax", "torch"] = "jax"
     """torch streams from an export (--weights), which brings its own prompt, size and encoders."""
-    dit_device: str = ""
-    """Where the transformer runs, like cuda:0 (default: the first device)."""
-    vae_device: str = ""
+    dit_devices: str = ""
+    """Where the transformer runs, like cuda:0, or cuda:0-3 for several devices that share it, which JAX can
+    (default: the first device)."""
+    vae_devices: str = ""
     """Where the VAE runs, like cuda:1 (default: where the transformer runs; for students born from Wan the
     second device, if there is one)."""
 
@@ -73,7 +74,7 @@ def loader(arguments: Arguments) -> Callable[[], Any]:
     Raises:
         InputError: its framework is not installed, or a flag of it is malformed.
     """
-    devices = {"dit_device": arguments.dit_device or None, "vae_device": arguments.vae_device or None}
+    devices = {"dit_device": arguments.dit_devices or None, "vae_device": arguments.vae_devices or None}
     # Importing a framework takes seconds, and only one of them need be installed.
     try:
         if arguments.backend == "torch":

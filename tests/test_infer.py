@@ -198,7 +198,7 @@ def test_the_torch_backend_makes_the_same_video_by_its_own_engine(files, monkeyp
         return parts.load_engine(folder)
 
     torch_engine(monkeypatch, load_engine=load_engine)
-    flags = ("--backend", "torch", "--dit-device", "cuda:0", "--vae-device", "cuda:1")
+    flags = ("--backend", "torch", "--dit-devices", "cuda:0", "--vae-devices", "cuda:1")
     assert files(out="jax.mp4")[0] == files(*flags, out="torch.mp4")[0] == 0
     assert asked == [("cuda:0", "cuda:1")]
     one, other = (list(read_frames(files.folder / f"{name}.mp4")) for name in ("jax", "torch"))
@@ -216,8 +216,8 @@ def test_flags_of_the_other_backend_and_missing_devices_and_frameworks_are_told(
         (("--backend", "torch", "--speech", "x"), "--speech is for the JAX backend"),
         (("--backend", "torch"), "--backend torch needs PyTorch, which is not installed"),
         (("--backend", "tensorflow"), "jax, torch"),
-        (("--dit-device", "tpu:0"), "there are cpu:0"),
-        (("--vae-device", "cpu:8"), "there are cpu:0"),
+        (("--dit-devices", "tpu:0"), "there are cpu:0"),
+        (("--vae-devices", "cpu:8"), "there are cpu:0"),
     ]:
         status, out, err = files(*flags)
         assert status == 2 and sentence in err and out == "" and err.count("\n") == 1

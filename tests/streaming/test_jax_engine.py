@@ -20,7 +20,7 @@ from tm_jax.pretrained.weights import save_model
 from tm_jax.streaming import jax_engine as module
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.streaming.jax_engine import JaxBackend
-from tm_jax.streaming.parts import load_engine
+from tm_jax.streaming.parts import find_devices, load_engine
 from tm_jax.streaming.reference import Reference
 from tm_jax.streaming.statistics import Statistics
 from tm_jax.types import Conditioning
@@ -231,6 +231,36 @@ def test_loading_a_folder(tmp_path, engine):
     make = lambda one: next(one.stream(PICTURE, [voice(9 / 25)])).frames
     np.testing.assert_array_equal(make(loaded), make(engine))
     with pytest.raises(
-        InputError, match=r"--vae-device cuda:1: JAX has no .* there are cpu:0, cpu:1, .* cpu:7"
+        InputError, match=r"--vae-devices cuda:1: JAX has no .* there are cpu:0, cpu:1, .* cpu:7"
     ):
         load_engine(tmp_path, vae_device="cuda:1")
+    with pytest.raises(InputError, match="--vae-devices 1-2: the VAE takes one device"):
+        load_engine(tmp_path, vae_device="1-2")
+
+
+def test_devices_by_kind_and_numbers():
+    devices = tuple(jax.devices())
+    for text, wanted in (
+        ("cpu:2", devices[2:3]),
+        ("0-3", devices[:4]),
+        ("cpu:5-6", devices[5:7]),
+        ("cpu", devices[:1]),
+    ):
+        assert find_devices(text, "--dit-devices") == wanted
+    for text in ("cuda:0", "3-1", "cpu:7-8", "cpu:x", "-"):
+        with pytest.raises(InputError, match="has no such device here; there are cpu:0"):
+            find_devices(text, "--dit-devices")
+
+
+def test_a_dit_on_two_devices_and_a_vae_on_a_third_make_the_same_video(engine):
+    place = tuple(jax.devices()[2:4]), jax.devices()[5]
+    two = StreamEngine(JaxBackend(*models(), rollout=ROLLOUT, devices=place))
+    kernel = two.backend.student.blocks.self_attention.query.kernel[...]
+    assert kernel.devices() == set(place[0]) and kernel.addressable_shards[0].data.shape == (2, 32, 16)
+    assert jax.tree.leaves(two.backend.vae)[0].devices() == {place[1]}
+    sound = voice(1.0)
+    make = lambda one: np.concatenate([chunk.frames for chunk in one.stream(PICTURE, [sound], seed=3)])
+    difference = np.abs(make(two).astype(int) - make(engine).astype(int))
+    assert difference.max() <= 1 and difference.mean() < 0.01
+    with pytest.raises(InputError, match="does not split the 2 attention heads"):
+        JaxBackend(*models(), rollout=ROLLOUT, devices=(tuple(jax.devices()[:4]), jax.devices()[4]))

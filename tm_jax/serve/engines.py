@@ -25,4 +25,4 @@ def load(arguments: Any) -> StreamEngine:
             f"--backend {arguments.backend} needs {package}, which is not installed: install it, or choose "
             "the other backend."
         ) from None
-    return load_engine(arguments.weights, dit_device=arguments.dit_device, vae_device=arguments.vae_device)
+    return load_engine(arguments.weights, dit_device=arguments.dit_devices, vae_device=arguments.vae_devices)

@@ -47,19 +47,24 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(edges[0]), int(edges[-1])
 
 
-def find_device(name: str, flag: str) -> jax.Device:
-    """A device by its kind and number, like ``gpu:1``; without a number the first of its kind.
+def find_devices(name: str, flag: str) -> tuple[jax.Device, ...]:
+    """Devices by kind and numbers: ``gpu:1``, ``gpu:0-3``; ``0-3`` of the default kind, ``gpu`` the first.
 
     Raises:
-      InputError: there is none; those that there are are listed.
+      InputError: there are none; those that there are are listed.
     """
     known = [*jax.local_devices(), *jax.local_devices(backend="cpu")]
     there = {f"{device.platform}:{device.id}": device for device in known}
-    wanted = name.replace("cuda", "gpu")
-    wanted = wanted if ":" in wanted else f"{wanted}:0"
-    if wanted not in there:
-        raise InputError(f"{flag} {name}: JAX has no such device here; there are {', '.join(there)}.")
-    return there[wanted]
+    kind, _, numbers = name.replace("cuda", "gpu").rpartition(":")
+    if not kind and not numbers[:1].isdigit():
+        kind, numbers = numbers, "0"
+    first, _, last = numbers.partition("-")
+    last = last or first
+    if first.isdigit() and last.isdigit() and int(first) <= int(last):
+        wanted = [f"{kind or known[0].platform}:{n}" for n in range(int(first), int(last) + 1)]
+        if all(one in there for one in wanted):
+            return tuple(there[one] for one in wanted)
+    raise InputError(f"{flag} {name}: JAX has no such device here; there are {', '.join(there)}.")
 
 
 def load_engine(
@@ -83,15 +88,18 @@ def load_engine(
       speech: folder or Hub id of wav2vec2.
       prompt: a text, or a file with an embedding; empty takes the folder's own.
       size: (height, width) of the video; None as `JaxBackend` takes it.
-      dit_device, vae_device: as ``find_device`` takes them.  None: where there are two devices, the VAE of a
-        student born from Wan has the second for itself; all others share the first.
+      dit_device, vae_device: as ``find_devices`` takes them; several for the DiT share it.  None: where there
+        are two devices, the VAE of a student born from Wan has the second for itself; all others share the
+        first.
 
     Raises:
       InputError: a part is missing or damaged, the parts do not fit each other, or there is no such device.
     """
     weights = Path(weights)
-    dit = find_device(dit_device, "--dit-device") if dit_device else None
-    vae_place = find_device(vae_device, "--vae-device") if vae_device else None
+    dit = find_devices(dit_device, "--dit-devices") if dit_device else None
+    vae_place = find_devices(vae_device, "--vae-devices") if vae_device else None
+    if vae_place is not None and len(vae_place) > 1:
+        raise InputError(f"--vae-devices {vae_device}: the VAE takes one device.")
     own_vae, student_path = weights / "vae.safetensors", weights / "student.safetensors"
     config = read_config(student_path, DiTConfig)
     front_end = own_front_end(config.audio_width, weights / "visemes.safetensors")
@@ -116,7 +124,8 @@ def load_engine(
     if dit is None and vae_place is None:
         devices = (local[0], local[1]) if len(local) > 1 and not small else None
     else:
-        devices = (dit or local[0], vae_place or dit)
+        dit = dit or local[:1]
+        devices = (tuple(dit) if len(dit) > 1 else dit[0], vae_place[0] if vae_place else dit[0])
     return StreamEngine(
         JaxBackend(
             vae,
