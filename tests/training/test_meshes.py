@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from configs import wan14b_student
 from tests.training import tiny_distillation as tiny
-from tm_jax.sharding import MeshConfig, batch_sharding, make_mesh, shardings_like
+from tm_jax.sharding import MeshConfig, ShardingRules, batch_sharding, make_mesh, shardings_like
+from tm_jax.training.abstract import abstract_state, placed
+from tm_jax.training.networks import frozen_dit
 from tm_jax.training.optim import OptimConfig
 
 STILL = OptimConfig(lr=0.0)
@@ -99,6 +102,20 @@ def test_the_teachers_update(folder):
 
 def test_every_program_of_a_distillation(folder):
     assert_placed(*compare(student, folder, 3, accumulate=2))
+
+
+def test_nothing_large_is_whole_on_a_device_at_full_size(mesh8):
+    """Student, critic and teacher of 18 B, without a number of them."""
+    phase = wan14b_student.PRESET.build()
+    state = abstract_state(phase, mesh8, ShardingRules())
+    teacher = placed(jax.eval_shape(lambda: frozen_dit(wan14b_student.MODEL)), mesh8, ShardingRules())
+    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+    assert count(teacher) > 17e9 and count(state) > 7 * count(teacher)
+    for leaf in jax.tree.leaves((state, teacher)):
+        held = np.prod(leaf.sharding.shard_shape(leaf.shape))
+        assert np.prod(leaf.shape) <= 4e6 or held <= np.prod(leaf.shape) / 2, leaf
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(teacher.blocks.feed_forward)}
+    assert kinds == {np.dtype("float32"), np.dtype(jax.numpy.bfloat16)}
 
 
 def main() -> None:

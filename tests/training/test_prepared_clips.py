@@ -66,3 +66,24 @@ def test_clips_of_other_encoders_are_refused(folder):
         experiment(folder, model=other).build().dataset()
     with pytest.raises(InputError, match="prepare"):
         experiment(folder, prepared=folder / "nothing").build().dataset()
+
+
+def test_missing_and_damaged_shards_are_counted_up_to_a_share(folder):
+    """Ten more shards like the first: one is lost, one cut off, and a record of a third is damaged."""
+    report, shard = (
+        folder / "reports" / "00000-of-00001.json",
+        folder / "shards" / "00000-of-00001.array_record",
+    )
+    for number in range(10):
+        name = f"{number:05d}-of-00010"
+        (folder / "reports" / f"{name}.json").write_bytes(report.read_bytes())
+        (folder / "shards" / f"{name}.array_record").write_bytes(shard.read_bytes())
+    report.unlink()
+    shard.unlink()
+    content = (folder / "shards" / "00003-of-00010.array_record").read_bytes()
+    (folder / "shards" / "00003-of-00010.array_record").unlink()
+    (folder / "shards" / "00005-of-00010.array_record").write_bytes(content[: len(content) // 2])
+    lenient = experiment(folder, loop=LoopConfig("t", run_dir=folder / "run", skip=0.2))
+    assert len(lenient.build().dataset()) == 16
+    with pytest.raises(InputError, match=r"4 of the 20 elements .* more than the 1\.0% of --loop\.skip"):
+        experiment(folder).build().dataset()

@@ -68,7 +68,7 @@ def check_clips(config: ClipExperiment) -> None:
 
 def _prepared(config: ClipExperiment, split: Literal["train", "heldout"]) -> PreparedVideos:
     """Real clips, compared with what the model reads."""
-    videos, model = PreparedVideos(config.prepared, split=split, clip=config.clip), config.model
+    videos, model = PreparedVideos(config.prepared, split=split, clip=config.clip, lenient=True), config.model
     videos.check(
         latent_channels=model.out_channels,
         audio_width=model.audio_width,
@@ -89,7 +89,8 @@ def training_videos(config: ClipExperiment) -> Videos:
         clips = config.loop.batch_size // config.loop.accumulate
         check_mesh(mesh, config.model.mesh_sizes(*config.videos.grid) | {"batch": clips}, config.loop.rules)
     if config.prepared is not None:
-        return Skipping(_prepared(config, "train"), config.loop.skip)
+        videos = _prepared(config, "train")
+        return Skipping(videos, config.loop.skip, missing=videos.missing)
     vae, front_end = load_any(config.vae, "vae"), load_front_end(config.visemes)
     return encoded_videos(vae, front_end, config.videos, config.cache)
 

@@ -98,6 +98,19 @@ def read_records(path: Path) -> list[bytes]:
         reader.close()
 
 
+def _records_in(path: Path) -> int:
+    """Number of a file's records; −1 where it is missing or damaged."""
+    if not path.is_file():
+        return -1
+    try:
+        reader = ArrayRecordReader(str(path))
+        count = reader.num_records()
+        reader.close()
+    except (OSError, RuntimeError, ValueError):
+        return -1
+    return count
+
+
 def read_json(path: Path) -> Any:
     """The content of one of our JSON files.
 
@@ -120,7 +133,12 @@ class PreparedVideos:
     """Random access to prepared clips, for ``grain.MapDataset.source``: `EncodedVideo`s like the puppets'."""
 
     def __init__(
-        self, folder: Path, *, split: Literal["train", "heldout"] = "train", clip: ClipConfig | None = None
+        self,
+        folder: Path,
+        *,
+        split: Literal["train", "heldout"] = "train",
+        clip: ClipConfig | None = None,
+        lenient: bool = False,
     ):
         """Reads the reports, and no clip.
 
@@ -129,6 +147,7 @@ class PreparedVideos:
           split: the clips for training, or those of the videos that were held out.
           clip: the training clips to cut; prepared clips that are shorter are left out, and the reference is
             cut to their length (the VAE is causal, so a shorter reference is the beginning of a longer one).
+          lenient: shards that are missing or cut off are left out, and their clips counted in ``missing``.
 
         Raises:
           InputError: no prepared clips, an unfinished or damaged folder, or clips that are all too short.
@@ -142,7 +161,14 @@ class PreparedVideos:
                 f"and training asks for {clip.frames}: prepare them with --reference-frames {clip.frames}."
             )
         paths, self._indices, first, short = [], [], 0, 0
+        self.missing = 0
+        """Clips of the split whose shards cannot be read."""
         for path, entries in self._shards():
+            if lenient and _records_in(path) != len(entries):
+                self.missing += sum(entry["split"] == split for entry in entries)
+                continue
+            if not path.is_file():
+                raise InputError(f"{self.folder} lacks the shard {path.name}: copy the folder again.")
             paths.append(str(path))
             for index, entry in enumerate(entries):
                 if entry["split"] == split:
@@ -178,8 +204,6 @@ class PreparedVideos:
                 if clip["reason"] is None
             ]
             path = self.folder / "shards" / f"{report.stem}.array_record"
-            if entries and not path.is_file():
-                raise InputError(f"{self.folder} lacks the shard {path.name}: copy the folder again.")
             if entries:
                 found.append((path, entries))
         return found
