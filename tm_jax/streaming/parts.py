@@ -107,7 +107,8 @@ def load_engine(
     rollout = read_rollout(student_path)
     # What is asked of a person comes before what takes minutes.
     text = _text_tokens(weights, wan, prompt, config)
-    vae = load_any(own_vae if own_vae.exists() or small else _public(weights, wan, "vae"), "vae")
+    shipped = own_vae.exists() or (small and not wan)
+    vae = load_any(own_vae if shipped else _public(weights, wan, "vae"), "vae")
     encoder = None
     if config.image_patch is None:
         encoder = load_public(_public(weights, wan, "image"), "image")[0]
