@@ -106,6 +106,28 @@ def test_every_command_says_one_sentence_and_exits_with_2(command, typo, meant, 
     assert f"there is no flag {typo} (did you mean {meant}?)" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["train", "tiny_vae", "--loop.seed", "-1"], "seed -1: give 0 to 4294967295"),
+        (
+            ["train", "tiny_teacher", "--model.heads", "0"],
+            "width, ffn, heads, layers, in_channels and",
+        ),
+        (["tm_jax.evaluation.__main__", "--batch", "0"], "--batch must be at least 1"),
+        (["tm_jax.evaluation.__main__", "--seed", "-1"], "must not be negative"),
+        (["tm_jax.data.puppets.__main__", "--seed", "-1"], "--seed -1 --clip 0 --identities 9: give"),
+        (["tm_jax.data.puppets.__main__", "--identities", "0"], "at least one identity"),
+        (["tm_jax.data.puppets.__main__", "--size", "33"], "--size 33 is odd"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told_before_anything_is_computed(command, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", command)
+    assert importlib.import_module(command[0]).main() == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and sentence in printed.err
+
+
 def test_reading_flags_imports_no_jax():
     code = "import sys, infer, tm_jax.flags; assert 'jax' not in sys.modules"
     root = Path(__file__).parent.parent

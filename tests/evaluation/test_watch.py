@@ -91,3 +91,24 @@ def test_the_shipped_truth_fits_the_shipped_speech():
     track = PuppetWorld(split="heldout").truth(6, 9.0)
     np.testing.assert_allclose(opening, track.opening, atol=1e-4)
     np.testing.assert_array_equal(mode, track.mode)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"opening": null, "mode": 3}',
+        '{"opening": [[1]], "mode": [1]}',
+        '{"opening": [1, 2], "mode": [1]}',
+        "[1]",
+    ],
+)
+def test_a_truth_of_another_form_is_one_sentence(content, tmp_path):
+    (tmp_path / "truth.json").write_text(content)
+    with pytest.raises(InputError, match="has no opening and mode of every frame"):
+        watch.read_truth(tmp_path / "truth.json")
+
+
+def test_too_little_speech_gives_no_figure(given, tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps({"opening": [0.5] * 60, "mode": [1] * 20 + [0] * 40}))
+    with pytest.raises(InputError, match="share 60 frames, and in 20 of them somebody speaks"):
+        watch.watch(watch.Arguments(given / "clip.mp4", tmp_path / "truth.json"))

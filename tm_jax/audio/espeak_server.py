@@ -11,6 +11,7 @@ Reply to each request: one JSON line (``samples``, ``rate``, ``events`` as [samp
 import ctypes
 import json
 import os
+import signal
 import sys
 
 import espeakng_loader
@@ -100,6 +101,8 @@ def _answer(espeak, request):
 
 def main():
     """Serve requests from standard input until it closes."""
+    # Ctrl-C goes to every process of a terminal; this one ends when the one that asks does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     espeak = Espeak()
     out = sys.stdout.buffer
     for line in sys.stdin:
@@ -112,9 +115,14 @@ def main():
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader, "rb") as pipe:
-            out.write(pipe.read())
-        out.flush()
+            answer = pipe.read()
         os.waitpid(child, 0)
+        try:
+            out.write(answer)
+            out.flush()
+        except BrokenPipeError:
+            # Nobody asks any more; os._exit spares the interpreter's own flush, which would fail again.
+            os._exit(0)
 
 
 if __name__ == "__main__":

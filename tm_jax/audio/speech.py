@@ -5,6 +5,7 @@ file per utterance, written aside and renamed, so that many loaders may share it
 """
 
 import atexit
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -69,7 +70,10 @@ class _Server:
     def close(self):
         """End the espeak process, if this process has one."""
         if self._process is not None and self._owner == os.getpid():
-            self._process.stdin.close()
+            # Both ends: after an interrupted read it may be waiting for its answer to be taken.
+            for pipe in (self._process.stdin, self._process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
             self._process.wait()
             self._process = None
 
@@ -99,7 +103,28 @@ _server = _Server()
 def cache_folder() -> Path:
     """Where utterances are kept."""
     root = os.environ.get("TM_JAX_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "tm_jax") / "speech"
+    if root:
+        return Path(root) / "speech"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        # Neither HOME nor an entry for this user: containers run so.
+        home = Path(tempfile.gettempdir())
+    return home / ".cache" / "tm_jax" / "speech"
+
+
+def _keep(path: Path, packed: dict[str, np.ndarray]) -> None:
+    """Write an utterance to the cache, if it can be written: without it speech is only slower."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            partial = Path(file.name)
+            try:
+                np.savez(file, **packed)
+                file.flush()
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
 
 
 def _pack(request: Request) -> dict[str, np.ndarray]:
@@ -131,10 +156,7 @@ def speak(request: Request) -> Utterance:
             packed = dict(stored)
     except (OSError, ValueError, EOFError, KeyError):
         packed = _pack(request)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, **packed)
-        os.replace(file.name, path)
+        _keep(path, packed)
     starts = packed["starts"]
     audio = packed["audio"].astype(np.float32) / 32767
     ends = np.append(starts[1:], np.float32(len(audio) / SAMPLE_RATE)).astype(np.float32)

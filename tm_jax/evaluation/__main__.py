@@ -68,6 +68,11 @@ def _evaluate() -> None:
         raise InputError(
             f"--clips {arguments.clips} --seconds {arguments.seconds}: give at least 1 clip of 3 seconds"
         )
+    counts = ("steps", "student_steps", "chunk", "batch", "size")
+    if small := [name for name in counts if getattr(arguments, name) < 1]:
+        raise InputError(f"--{small[0].replace('_', '-')} must be at least 1")
+    if min(arguments.seed, arguments.oracle_clips, arguments.minutes) < 0:
+        raise InputError("--seed, --oracle-clips and --minutes must not be negative")
     # Importing JAX takes seconds: a mistyped flag is answered before.
     from tm_jax.evaluation.evaluate import evaluate
 

@@ -68,6 +68,11 @@ def read_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"--truth {path} has no opening and mode of every frame ({error!r}): "
             "python -m tm_jax.data.puppets --speech NAME writes such a file."
         ) from error
+    if opening.ndim != 1 or opening.shape != mode.shape or not np.isfinite(opening).all():
+        raise InputError(
+            f"--truth {path} has no opening and mode of every frame: "
+            "python -m tm_jax.data.puppets --speech NAME writes such a file."
+        )
     return opening, mode
 
 
@@ -112,6 +117,11 @@ def watch(arguments: Arguments) -> str:
 
     opening, mode = truth or viseme_opening(arguments.audio, arguments.visemes)
     count = min(len(frames), len(opening))
+    if (speaks := int((mode[:count] == 1).sum())) < SHIFT:
+        raise InputError(
+            f"Video and sound share {count} frames, and in {speaks} of them somebody speaks: "
+            f"give at least {SHIFT}, two seconds of speech."
+        )
     reader = load_model(arguments.reader, Reader, ReaderConfig)
     seen = read(reader, frames[None, :count]).track("opening")
     opening, mode = opening[None, :count], mode[None, :count]

@@ -76,6 +76,8 @@ class DiTConfig:
     (TPUs) or blocked (CPUs) insists on one."""
 
     def __post_init__(self):
+        if min(self.width, self.ffn, self.heads, self.layers, self.in_channels, self.out_channels) < 1:
+            raise ValueError("width, ffn, heads, layers, in_channels and out_channels must be at least 1")
         if self.width % self.heads or self.head_dim % 2:
             raise ValueError(f"width {self.width} does not split into {self.heads} heads of even size")
         if self.patch[0] != 1:

@@ -70,6 +70,8 @@ class LoopConfig:
             raise ValueError(
                 "steps, batch_size, accumulate, checkpoint_every, keep and log_every must be at least 1"
             )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed}: give 0 to {2**32 - 1}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"a batch of {self.batch_size} does not split into {self.accumulate} equal parts"

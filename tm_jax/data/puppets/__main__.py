@@ -19,6 +19,7 @@ from PIL import Image
 from tm_jax.command import run
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.world import FPS, Clip, PuppetWorld
+from tm_jax.errors import InputError
 from tm_jax.flags import Parser
 from tm_jax.rates import SAMPLE_RATE
 
@@ -91,6 +92,13 @@ def _show(argv: list[str] | None) -> None:
     parser.add_argument("--speech", type=Path, help="write NAME.wav and NAME.json of one clip, nothing else")
     parser.add_argument("--clip", type=int, default=0, help="the clip of --speech")
     args = parser.parse_args(argv)
+    if min(args.seed, args.clip) < 0 or args.identities < 1:
+        raise InputError(
+            f"--seed {args.seed} --clip {args.clip} --identities {args.identities}: "
+            "give a seed and a clip of 0 or more, and at least one identity."
+        )
+    if args.size % 2:
+        raise InputError(f"--size {args.size} is odd, which no video can be: give an even number.")
     world = PuppetWorld(seed=args.seed, split=args.split, size=args.size)
     if args.speech is not None:
         args.speech.parent.mkdir(parents=True, exist_ok=True)
