@@ -132,3 +132,28 @@ def test_reading_flags_imports_no_jax():
     code = "import sys, infer, tm_jax.flags; assert 'jax' not in sys.modules"
     root = Path(__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--help"],
+        ["train", "tiny_student", "--help"],
+        ["infer", "--help"],
+        ["tm_jax.data.prepare.__main__", "--help"],
+        ["tm_jax.evaluation.__main__", "--help"],
+        ["tm_jax.data.puppets.__main__", "--help"],
+        ["tm_jax.pretrained.__main__", "--help"],
+        ["tm_jax.training.release", "--help"],
+        ["tm_jax.bench.__main__", "loading", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_fits_a_narrow_terminal(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(command[0]).main()
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0 and "--help" in printed
+    assert [line for line in printed.splitlines() if len(line) > 60] == []

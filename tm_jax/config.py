@@ -8,14 +8,16 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+import shutil
 import sys
+import textwrap
 import types
 import typing
 from pathlib import Path
 from typing import Any, Protocol
 
 from tm_jax.errors import InputError
-from tm_jax.flags import parse
+from tm_jax.flags import fitted, parse
 
 
 @typing.runtime_checkable
@@ -80,10 +82,15 @@ def _preset(package: types.ModuleType, name: str) -> tuple[Experiment, str]:
 
 def _usage(package: types.ModuleType, prog: str) -> str:
     known = presets(package)
-    width = max((len(name) for name in known), default=0)
+    columns = shutil.get_terminal_size().columns
+    width = max((len(name) for name in known), default=0) + 4
+    beside = columns >= width + 40
     lines = [f"usage: python {prog} PRESET [--field value ...]", "", "presets:"]
-    lines += [f"  {name:{width}}  {about}" for name, about in known.items()]
-    return "\n".join([*lines, "", f"python {prog} PRESET --help lists every field of a preset."])
+    for name, about in known.items():
+        first, rest = (f"  {name}".ljust(width), " " * width) if beside else (" " * 6, " " * 6)
+        lines += [] if beside else [f"  {name}"]
+        lines += textwrap.wrap(about, columns, initial_indent=first, subsequent_indent=rest)
+    return fitted("\n".join([*lines, "", f"python {prog} PRESET --help lists every field of a preset."]))
 
 
 def to_json(config: Any) -> Any:

@@ -5,9 +5,13 @@ answered at once.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import re
+import shutil
+import sys
+import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -56,8 +60,44 @@ def parse(
             or f"the flags do not fit; {prog} --help lists them"
         )
 
-    with _errors.on_parse_error(refuse):
+    with _errors.on_parse_error(refuse), contextlib.redirect_stdout(_Fitted(sys.stdout)):
         return tyro.cli(kind, prog=prog, args=args, description=description, **settings)
+
+
+def fitted(text: str) -> str:
+    """Lines that are too long for the terminal, divided between words; each keeps its indentation."""
+    width, lines = shutil.get_terminal_size().columns, []
+    for line in text.split("\n"):
+        if len(_CODES.sub("", line)) > width:
+            indent = line[: len(line) - len(line.lstrip())]
+            lines += textwrap.wrap(
+                line.strip(),
+                width,
+                initial_indent=indent,
+                subsequent_indent=indent[: width // 3] + "  " * line.startswith("usage"),
+                break_on_hyphens=False,
+            )
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+_CODES = re.compile(r"\x1b\[[0-9;]*m")
+"""A terminal's codes for colours, which take no room."""
+
+
+class _Fitted:
+    """Standard output whose lines fit the terminal: tyro leaves usages and descriptions as they are."""
+
+    def __init__(self, stream: typing.TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(fitted(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,6 +105,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **settings: Any):
         super().__init__(*args, allow_abbrev=False, **settings)
+
+    def format_help(self) -> str:
+        """What --help prints, in lines that fit the terminal."""
+        return fitted(super().format_help())
 
     def error(self, message: str) -> NoReturn:
         """Tell what is wrong in one sentence.
