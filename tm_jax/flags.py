@@ -89,7 +89,7 @@ _CODES = re.compile(r"\x1b\[[0-9;]*m")
 class _Fitted:
     """Standard output whose lines fit the terminal: tyro leaves usages and descriptions as they are."""
 
-    def __init__(self, stream: typing.TextIO):
+    def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> int:
