@@ -1,9 +1,9 @@
-"""The sizes of mp3 and AAC frames, which stand one after another without a container."""
+"""The sizes of mp3, AAC and AC-3 frames, which stand one after another without a container."""
 
 
 def frame_size(head: bytes) -> int:
     """Bytes of the frame that these first 7 bytes begin; 0 where none begins or it does not say."""
-    return _adts(head) or _mpeg(head)
+    return _adts(head) or _mpeg(head) or _ac3(head)
 
 
 def _adts(head: bytes) -> int:
@@ -38,3 +38,17 @@ def _mpeg(head: bytes) -> int:
     kbits = _KBITS[{3: 3, 2: 2}[layer] if version == 3 else 0][bits]
     samples = 144_000 if version == 3 or layer == 2 else 72_000
     return samples * kbits // hertz + (head[2] >> 1 & 1)
+
+
+_AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+
+
+def _ac3(head: bytes) -> int:
+    """Bytes of an AC-3 frame; 0 where none begins, as with E-AC-3."""
+    if len(head) < 6 or head[:2] != b"\x0b\x77" or head[5] >> 3 > 8:
+        return 0
+    rate, code = head[4] >> 6, head[4] & 63
+    if rate == 3 or code >= 2 * len(_AC3_KBITS):
+        return 0
+    kbits = _AC3_KBITS[code // 2]
+    return (4 * kbits, 2 * (kbits * 96_000 // 44_100 + code % 2), 6 * kbits)[rate]

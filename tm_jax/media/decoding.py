@@ -45,7 +45,7 @@ def decoder(stream: av.stream.Stream, name: str) -> av.CodecContext:
     context = stream.codec_context
     if context is None:
         raise InputError(f"The {stream.type} of {name} is in a format without a decoder: convert it.")
-    if context.name in ("flac", "ac3", "eac3"):
+    if context.name in ("flac", "ac3", "eac3", "wavpack"):
         # Otherwise they play damaged frames as noise.
         context.options = {"err_detect": "crccheck+explode"}
     return context

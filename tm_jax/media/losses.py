@@ -93,7 +93,7 @@ class Expectation:
         Raises:
           InputError: the end is missing.
         """
-        promised, there = self.track, seen
+        promised, there = self.track if self._format in _OF_A_TRACK else None, seen
         if self._format in _OF_THE_FILE:
             promised, there = self.whole, tally.end
             if self._path is not None and (lacking := structure(self._path, self._format).lacking) > 0:
