@@ -1,9 +1,12 @@
 """The whole command on real clips with tiny random networks: complete, resumable, shared out, and honest."""
 
 import contextlib
+import dataclasses
 import json
+import os
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from tests.pretrained.test_load import CONFIG_JSON, tensors_of
 from tests.pretrained.test_load import write as write_public
 from tm_jax.audio.log_mel import LogMel
 from tm_jax.data.latent_clips import ClipConfig
-from tm_jax.data.prepare import shards, texts, work
+from tm_jax.data.prepare import clips, shards, texts, work
 from tm_jax.data.prepare.__main__ import main
 from tm_jax.data.prepare.settings import Filters, PrepareConfig
 from tm_jax.data.prepare.shards import PreparedVideos, read_json, read_records
@@ -224,3 +227,65 @@ def test_nothing_kept_is_an_error_with_the_report(world, tmp_path, monkeypatch, 
     assert "None of the 1 videos gave a clip" in told.err and "dropped: no_face" in told.out
     with pytest.raises(InputError, match="holds no clip: see"):
         PreparedVideos(tmp_path / "out")
+
+
+def test_whatever_one_video_raises_drops_that_video_alone(world, simple, tmp_path, looked, monkeypatch):
+    """Once while it is looked at, once while its clips are cut; and a name that is not UTF-8."""
+    odd = os.fsdecode(b"r\xe9sum\xe9.mp4")
+    (tmp_path / "videos").mkdir()
+    for name, original in (("a.mp4", "a.mp4"), ("b.mp4", "a.mp4"), ("d.mkv", "d.mkv"), (odd, "a.mp4")):
+        (tmp_path / "videos" / name).write_bytes((world / "videos" / original).read_bytes())
+    survey, frames_of = work.survey, clips.pictures
+
+    def failing(source, *args, **settings):
+        if source.path.name == "a.mp4":
+            raise OverflowError("Python int too large\nto convert")
+        return survey(source, *args, **settings)
+
+    def breaking(path):
+        for index, picture in enumerate(frames_of(path)):
+            if path.name == "b.mp4" and index == 9:
+                raise AssertionError("no such plane")
+            yield picture
+
+    monkeypatch.setattr(work, "survey", failing)
+    monkeypatch.setattr(clips, "pictures", breaking)
+    given = dataclasses.replace(config(world, tmp_path / "out"), videos=(tmp_path / "videos",))
+    report = work.prepare(given)
+    assert report.complete and report.kept == 2 and report.videos == 4
+    assert re.search(
+        r"a.mp4 cannot be decoded \(OverflowError: Python int too large to convert\)", report.text
+    )
+    assert "b.mp4 cannot be decoded (AssertionError: no such plane)" in report.text and report.text.encode()
+    sources = [video["source"] for video in read_json(tmp_path / "out" / "report.json")["videos"]]
+    assert any(source.endswith("r\\xe9sum\\xe9.mp4") for source in sources)
+    looked.clear()
+    assert work.prepare(given).kept == 2 and not looked, "a rerun tries nothing again"
+
+
+def test_a_video_that_kills_the_process_is_dropped_in_the_end(world, simple, tmp_path, looked, monkeypatch):
+    class Killed(BaseException):
+        """The death of the process, after which nothing is tidied."""
+
+    survey, unlink = work.survey, Path.unlink
+
+    def deadly(source, *args, **settings):
+        if source.path.name == "b.mp4":
+            raise Killed
+        return survey(source, *args, **settings)
+
+    def dead(path, **settings):
+        if path.suffix != ".tries" or dying == [False]:
+            unlink(path, **settings)
+
+    monkeypatch.setattr(work, "survey", deadly)
+    monkeypatch.setattr(Path, "unlink", dead)
+    dying = [True]
+    for _ in range(work.MOST_TRIES):
+        with pytest.raises(Killed):
+            work.prepare(config(world, tmp_path / "out"))
+    dying = [False]
+    report = work.prepare(config(world, tmp_path / "out"))
+    assert report.complete and report.kept == 2
+    assert "b.mp4 was being read each of 3 times that the process was killed" in report.text
+    assert not list((tmp_path / "out").rglob("*.tries"))
