@@ -6,7 +6,8 @@ import torch
 
 from tests.models.encoder_cases import generator, wav2vec2_pair
 from tm_jax.audio.front_end import AudioFrontEnd
-from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd, WindowConfig, window_tokens
+from tm_jax.audio.sliding_window import WindowConfig
+from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd, window_tokens
 from tm_jax.rates import SAMPLES_PER_TOKEN
 
 WINDOW = WindowConfig(past=10, hop=2, lookahead=3, batch=4)

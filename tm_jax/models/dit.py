@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from tm_jax.models.audio_adapter import AudioEmbedding
 from tm_jax.models.dit_block import AudioInputs, Block, CrossKV
-from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.dit_config import LEAST_SIGMA, DiTConfig
 from tm_jax.nn.cache import ChunkKV, KVCache, empty_cache
 from tm_jax.nn.layers import (
     MLP,
@@ -39,9 +39,6 @@ from tm_jax.nn.rope import rope_tables
 from tm_jax.nn.self_attention import Tables, read_all, read_cache, read_chunks, share
 from tm_jax.sharding import gathered, shard
 from tm_jax.types import Conditioning
-
-LEAST_SIGMA = 0.02
-"""Noise level below which a velocity that follows from a clean latent no longer grows."""
 
 
 @flax.struct.dataclass

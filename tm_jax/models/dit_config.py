@@ -7,6 +7,9 @@ from typing import Any, Literal
 from tm_jax.nn.backends import BACKENDS
 from tm_jax.rates import TOKENS_PER_LATENT
 
+LEAST_SIGMA = 0.02
+"""Noise level below which a velocity that follows from a clean latent no longer grows."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig:

@@ -11,14 +11,13 @@ It is causal and adds no latency: token i hears the log-mel tokens i - 32 … i.
                                 └──►  token i ──► (training only) the mouth at i - 7, i - 3 and i + 1
 """
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
-from tm_jax.audio.log_mel import LogMel
+from tm_jax.audio.mel_network import MelNetwork
 from tm_jax.models.viseme_config import MOUTH, VisemeConfig
 from tm_jax.nn.layers import LayerNorm, dense
 
@@ -51,69 +50,16 @@ class VisemeEncoder(nnx.Module):
         return self.head(tokens).reshape(*tokens.shape[:2], len(self.config.offsets), len(MOUTH))
 
 
-@flax.struct.dataclass
-class VisemeStream:
-    """What a stream keeps: the log-mel front end's state and the tokens that later ones still hear."""
-
-    sound: Float32[np.ndarray, " kept"]
-    mel: Float32[np.ndarray, "past mel"]
-
-
 @jax.jit
 def _encode(encoder: VisemeEncoder, mel: Float[Array, "1 l mel"]) -> Float[Array, "1 l_out d"]:
     return encoder(mel)
 
 
-class VisemeFrontEnd:
-    """The viseme encoder behind the interface of `log_mel.AudioFrontEnd`."""
-
-    BLOCK = 24
-    """Tokens computed at once, whatever is pushed, so that nothing compiles twice: a chunk of 3 latents."""
+class VisemeFrontEnd(MelNetwork):
+    """The viseme encoder behind the interface of ``audio.front_end.AudioFrontEnd``."""
 
     def __init__(self, encoder: VisemeEncoder):
-        self.encoder, self.mel = encoder, LogMel()
-        if encoder.config.inputs != self.mel.token_width:
-            raise ValueError(
-                f"the viseme encoder reads tokens of {encoder.config.inputs} numbers where log-mel gives "
-                f"{self.mel.token_width}"
-            )
-
-    @property
-    def token_width(self) -> int:
-        """Numbers in one token."""
-        return self.encoder.config.outputs
-
-    @property
-    def lookahead(self) -> int:
-        """No token waits for later sound."""
-        return 0
-
-    def tokens(self, audio: Float[np.ndarray, "s"]) -> Float32[np.ndarray, "l d"]:
-        """All tokens of a recording at 16 kHz, ceil(s / 320) of them, silence assumed past its end."""
-        silence = self.start()
-        return self._tokens(np.concatenate([silence.mel, self.mel.tokens(audio)]))
-
-    def start(self) -> VisemeStream:
-        """Silence before the first sample, which is zeros to log-mel."""
-        mel = np.zeros((self.encoder.config.past, self.mel.token_width), np.float32)
-        return VisemeStream(sound=self.mel.start(), mel=mel)
-
-    def push(
-        self, state: VisemeStream, samples: Float[np.ndarray, "s"]
-    ) -> tuple[Float32[np.ndarray, "l d"], VisemeStream]:
-        """Take any number of samples (none too), return the tokens they complete and the next state."""
-        mel, sound = self.mel.push(state.sound, samples)
-        mel = np.concatenate([state.mel, mel])
-        kept = mel[len(mel) - self.encoder.config.past :].copy()
-        return self._tokens(mel), VisemeStream(sound=sound, mel=kept)
-
-    def _tokens(self, mel: Float32[np.ndarray, "l mel"]) -> Float32[np.ndarray, "l_out d"]:
-        past = self.encoder.config.past
-        count = len(mel) - past
-        padded = np.pad(mel, ((0, -count % self.BLOCK), (0, 0)))
-        starts = range(0, count, self.BLOCK)
-        parts = [
-            _encode(self.encoder, padded[None, start : start + past + self.BLOCK])[0] for start in starts
-        ]
-        empty = np.zeros((0, self.token_width), np.float32)
-        return np.concatenate([empty, *map(np.asarray, parts)])[:count]
+        config = encoder.config
+        encode = lambda mel: np.asarray(_encode(self.encoder, mel[None])[0])
+        super().__init__(encode, inputs=config.inputs, past=config.past, token_width=config.outputs)
+        self.encoder = encoder

@@ -9,11 +9,12 @@ from flax import nnx
 
 from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.audio.log_mel import LogMel
+from tm_jax.audio.sliding_window import WindowConfig
 from tm_jax.data.prepare.settings import PrepareConfig
 from tm_jax.errors import InputError
 from tm_jax.models.clip import CLIPVision
 from tm_jax.models.vae import VAE
-from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd, WindowConfig
+from tm_jax.models.wav2vec2_front_end import Wav2Vec2FrontEnd
 from tm_jax.pretrained.sources import load_any
 
 
