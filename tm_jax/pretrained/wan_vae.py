@@ -55,6 +55,17 @@ COMMON = (
     *rules("post_quant", "post_quant_conv", POINTWISE3D),
     *_resnet("decoder.stages.{i}.resnets.{j}", "decoder.up_blocks.{i}.resnets.{j}"),
 )
+REFINER = (
+    *rules("refiner.conv_in", "refiner.conv_in", CONV2D),
+    Rule("refiner.blocks.{i}.norm1.scale", "refiner.blocks.{i}.norm1.gamma", VECTOR2D),
+    *rules("refiner.blocks.{i}.conv1", "refiner.blocks.{i}.conv1", CONV2D),
+    Rule("refiner.blocks.{i}.norm2.scale", "refiner.blocks.{i}.norm2.gamma", VECTOR2D),
+    *rules("refiner.blocks.{i}.conv2", "refiner.blocks.{i}.conv2", CONV2D),
+    Rule("refiner.norm_out.scale", "refiner.norm_out.gamma", VECTOR2D),
+    *rules("refiner.conv_out", "refiner.conv_out", CONV2D),
+)
+"""Ours: diffusers has no refiner, and an export keeps its names in the same style."""
+
 WAN22 = (
     *_resnet("encoder.stages.{i}.resnets.{j}", "encoder.down_blocks.{i}.resnets.{j}"),
     *_resample("encoder.stages.{i}.resample", "encoder.down_blocks.{i}.downsampler"),
@@ -78,7 +89,7 @@ def _wan21(config: VAEConfig) -> tuple[Rule, ...]:
 
 def wan_vae_names(config: VAEConfig) -> NameMap:
     """The name map of diffusers' layout for a VAE of this config."""
-    return NameMap(COMMON + (WAN22 if config.residual else _wan21(config)))
+    return NameMap(COMMON + REFINER + (WAN22 if config.residual else _wan21(config)))
 
 
 def _original_resnet(ours: str, theirs: str) -> tuple[Rule, ...]:
