@@ -65,7 +65,7 @@ def write_file(path: Path, tensors: Iterable[Tensor]) -> None:
 
 
 def write_shards(folder: Path, stem: str, tensors: Iterable[Tensor], shard_bytes: int) -> list[Path]:
-    """Shards of at most ``shard_bytes`` (or one tensor) and their index; a single file where one is enough."""
+    """Shards of at most ``shard_bytes`` (or one tensor) and their index; one file where that is enough."""
     groups: list[list[Tensor]] = [[]]
     for tensor in tensors:
         full = sum(other.nbytes for other in groups[-1]) + tensor.nbytes > shard_bytes

@@ -28,7 +28,7 @@ from tm_jax.torch_runtime.export_format import Dtype, ExportConfig
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A student's weights file and what goes along with it; only headers are read until a part is asked for."""
+    """A student's weights file and what goes along; only headers are read until a part is asked for."""
 
     student_path: Path
     """Our weights file of the student."""
@@ -61,7 +61,9 @@ class Source:
 
     def visemes(self) -> VisemeEncoder | None:
         """The viseme encoder, where the student hears through it."""
-        return None if self.visemes_path is None else load_model(self.visemes_path, VisemeEncoder, VisemeConfig)
+        return (
+            None if self.visemes_path is None else load_model(self.visemes_path, VisemeEncoder, VisemeConfig)
+        )
 
     def load_speech(self) -> Wav2Vec2:
         """wav2vec2."""
@@ -100,7 +102,7 @@ def find_source(
     """The source of an export.
 
     Args:
-      checkpoint: a folder with student.safetensors, a student's weights file, or the folder of a training run.
+      checkpoint: a folder with student.safetensors, a weights file, or the folder of a training run.
       parts: folder of what the checkpoint's own lacks: vae.safetensors, visemes.safetensors, public folders.
       wan: folder or Hub id of Wan's pipeline, for what neither has.
       speech: folder or Hub id of wav2vec2.
@@ -151,8 +153,8 @@ def student_file(checkpoint: Path) -> Path:
         if path.is_file():
             return path
     raise InputError(
-        f"{checkpoint} holds no student: give a weights file, a folder with student.safetensors, or the folder "
-        "of a training run, in which weights.safetensors is the moving average of its last checkpoint."
+        f"{checkpoint} holds no student: give a weights file, a folder with student.safetensors, or the "
+        "folder of a training run, in which weights.safetensors is the average of its last checkpoint."
     )
 
 

@@ -1,7 +1,8 @@
-"""Our checkpoint → an export: everything that a host without JAX needs, in one folder (see ``export_format``).
+"""Our checkpoint → an export: everything that a host without JAX needs, in one folder.
 
-The student is never held whole: each of its tensors is a slice of the memory-mapped weights file, read, turned
-to the public layout and written when its turn comes.  The name maps are those of import, read backwards.
+What lies where is said in ``torch_runtime.export_format``.  The student is never held whole: each of its
+tensors is a slice of the memory-mapped weights file, read, turned to the public layout and written when its turn
+comes.  The name maps are those of import, read backwards.
 """
 
 import dataclasses
@@ -132,7 +133,10 @@ def _write(source: Source, folder: Path, dtype: form.Dtype, keep: tuple[str, ...
     _write_json(folder / form.TRANSFORMER / "config.json", dit_json(source.student))
     vae = source.load_vae()
     _write_module(
-        folder / form.VAE, "diffusion_pytorch_model", dump(vae, wan_vae_names(vae.config)), vae_json(vae.config)
+        folder / form.VAE,
+        "diffusion_pytorch_model",
+        dump(vae, wan_vae_names(vae.config)),
+        vae_json(vae.config),
     )
     visemes = source.visemes()
     if visemes is not None:

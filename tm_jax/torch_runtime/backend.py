@@ -1,13 +1,16 @@
 """The PyTorch backend of the streaming engine: an export's models in place, on one or two devices.
 
-What the engine asks for is said in ``streaming.backend``.  On a GPU every stage has its stream, latents cross
-over in order of events, and the host waits only for what it needs; on a CPU the same calls run as they come.
+What the engine asks for is said in ``streaming.backend``.  On a GPU each stage launches on a CUDA stream of
+its own; the VAE's waits for the event that follows a chunk's latents, which cross to another device on a
+third stream, into one of three places in turn: one is being written, one waits, one is being decoded.  On a CPU
+the same calls compute as they come, each in its stage's thread.
 """
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +18,100 @@ from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from tm_jax.audio.front_end import AudioFrontEnd
-from tm_jax.audio.log_mel import LogMel
 from tm_jax.diffusion.schedule import RolloutConfig
-from tm_jax.torch_runtime import export_format as form
 from tm_jax.torch_runtime.dit import DiT
-from tm_jax.torch_runtime.encoders import (
-    PictureEncoder,
-    VisemeEncoder,
-    speech_front_end,
-    viseme_front_end,
-)
-from tm_jax.torch_runtime.loading import Stored, load_dit, load_vae, load_visemes
+from tm_jax.torch_runtime.encoders import PictureEncoder
+from tm_jax.torch_runtime.export_format import ExportConfig
+from tm_jax.torch_runtime.graphs import Replayed
 from tm_jax.torch_runtime.rollout import Reference, Rollout, Stream
 from tm_jax.torch_runtime.vae import VAE, State, reference_latents
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
-"""What the student computes in."""
+PLACES = 3
+"""Chunks of latents that a stream holds on the VAE's device."""
+
+
+class Lane:
+    """What a stage launches on: a CUDA stream of its device, or on a CPU nothing."""
+
+    def __init__(self, device: torch.device, priority: int = 0):
+        self.device = device
+        self.stream = torch.cuda.Stream(device, priority=priority) if device.type == "cuda" else None
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Launch on it; on a GPU one thread at a time, so that chunks of several streams do not mix."""
+        if self.stream is None:
+            yield
+            return
+        with self._lock, torch.cuda.device(self.device), torch.cuda.stream(self.stream):
+            yield
+
+    def mark(self) -> torch.cuda.Event | None:
+        """An event after all that was launched on it."""
+        return None if self.stream is None else self.stream.record_event()
+
+    def after(self, event: torch.cuda.Event | None) -> None:
+        """What is launched from now on waits for an event, of whichever lane."""
+        if event is not None and self.stream is not None:
+            self.stream.wait_event(event)
+
+
+class Latents:
+    """One chunk's latents on the VAE's device, and the events of their making."""
+
+    def __init__(self, tensor: Tensor, denoised: Any, arrived: Any):
+        self.tensor, self.denoised, self.arrived = tensor, denoised, arrived
+
+
+class Denoising:
+    """A stream's state on the transformer's device, and its latents' places on the VAE's."""
+
+    def __init__(self, stream: Stream, device: torch.device):
+        self.stream = stream
+        self.places = [torch.empty_like(stream.latents, device=device) for _ in range(PLACES)]
+
+
+class Decoding:
+    """A stream's state on the VAE's device: its pasts, and the buffers of the decoder's graph."""
+
+    def __init__(self, vae: VAE, latents: Tensor):
+        self.pasts: State = []
+        self.latents = torch.empty_like(latents)
+        self.frames: Tensor | None = None
+        self.host: Tensor | None = None
+
+        def run() -> None:
+            frames = vae.decode(self.latents, self.pasts, first=False)
+            if self.frames is None:
+                self.frames = torch.empty_like(frames)
+                self.host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=frames.is_cuda)
+            self.frames.copy_(frames)
+
+        self.run = Replayed(run, latents.device)
+
+
+class Pool:
+    """States that streams have left, for the next ones: what is allocated and captured stays."""
+
+    def __init__(self):
+        self._free: list[Any] = []
+        self._lock = threading.Lock()
+
+    def take(self, make: Callable[[], Any]) -> "Lent":
+        """A free state, or a new one."""
+        with self._lock:
+            content = self._free.pop() if self._free else None
+        lent = Lent(make() if content is None else content)
+        weakref.finalize(lent, self._free.append, lent.content)
+        return lent
+
+
+class Lent:
+    """A state that goes back to its pool when nobody holds this any more."""
+
+    def __init__(self, content: Any):
+        self.content = content
 
 
 class TorchBackend:
@@ -38,26 +119,33 @@ class TorchBackend:
 
     def __init__(
         self,
-        config: form.ExportConfig,
+        config: ExportConfig,
         student: DiT,
         vae: VAE,
         front_end: AudioFrontEnd,
         *,
         picture_encoder: PictureEncoder | None = None,
         text_tokens: Tensor | None = None,
+        compiled: bool | None = None,
     ):
         """Takes the parts, each on its device.
 
         Args:
           text_tokens: the prompt's embedding [text text_width]; None is zeros, for a world without prompts.
+          compiled: compile the blocks; None does so on a GPU.
         """
         self.config, self.student, self.vae, self.front_end = config, student, vae, front_end
         self._picture_encoder, self._text = picture_encoder, text_tokens
         self.dit_device, self.vae_device = student.head_modulation.device, vae.mean.device
         stride = config.vae.spatial_stride
         self.grid = (config.size[0] // stride, config.size[1] // stride)
-        with torch.inference_mode():
-            self._rollout = Rollout(student, config.rollout, self.grid)
+        self._dit, self._vae = Lane(self.dit_device, priority=-1), Lane(self.vae_device)
+        self._copy = Lane(self.vae_device)
+        self._streams, self._decodings = Pool(), Pool()
+        compiled = self.dit_device.type == "cuda" if compiled is None else compiled
+        wrap = (lambda f: torch.compile(f, fullgraph=True, dynamic=False)) if compiled else None
+        with torch.inference_mode(), self._dit():
+            self._rollout = Rollout(student, config.rollout, self.grid, wrap=wrap)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -96,64 +184,120 @@ class TorchBackend:
         face_box: tuple[float, float, float, float] | None = None,
     ) -> Reference:
         """What streams need of a picture: computed once, read by any number of them."""
-        student, model = self.student, self.config.student
         pixels = torch.from_numpy(picture.astype(np.float32) / 127.5 - 1.0)
-        latents = reference_latents(
-            self.vae, pixels.to(self.vae_device), model.trained_frames, still=model.still_condition
-        ).to(self.dit_device)
-        mask = torch.zeros((*latents.shape[:-1], 4), device=self.dit_device)
-        mask[0] = 1
+        model = self.config.student
+        with self._vae():
+            latents = reference_latents(
+                self.vae, pixels.to(self.vae_device), model.trained_frames, still=model.still_condition
+            )
+            encoded = self._vae.mark()
+        with self._dit():
+            self._dit.after(encoded)
+            made = self._known(pixels.to(self.dit_device), latents.to(self.dit_device), face_box)
+            done = self._dit.mark()
+        if done is not None:
+            done.synchronize()
+        return made
+
+    def _known(self, pixels: Tensor, latents: Tensor, face_box: tuple | None) -> Reference:
+        student, model = self.student, self.config.student
         text = self._text
         if text is None:
             text = torch.zeros(model.text_length, model.text_width)
         text = student.text_tokens(text.to(self.dit_device))
-        image = None
+        image = condition = face = None
         if model.has_image:
+            mask = torch.zeros((*latents.shape[:-1], 4), device=self.dit_device)
+            mask[0] = 1
+            condition = torch.cat([mask, latents], -1)
             if self._picture_encoder is None:
                 features = picture_tokens(latents[0], model.image_patch)
             else:
-                features = self._picture_encoder(pixels.to(self.dit_device))
+                features = self._picture_encoder(pixels)
             tokens = student.image_tokens(features)
             image = [block.image_keys_values(tokens) for block in student.blocks]
-        face = None
         if model.has_audio:
             cells = torch.from_numpy(face_cells(face_box, self.size, self.grid)).to(self.dit_device)
             _, high, wide = model.patch
             cells = cells.unflatten(1, (-1, wide)).unflatten(0, (-1, high)).mean((1, 3))
             face = cells.reshape(-1, 1, 1).to(student.dtype)
-        return Reference(
-            condition=torch.cat([mask, latents], -1) if model.has_image else None,
-            text=[block.text_keys_values(text) for block in student.blocks],
-            image=image,
-            face=face,
-        )
+        texts = [block.text_keys_values(text) for block in student.blocks]
+        return Reference(condition, texts, image, face)
 
     @torch.inference_mode()
-    def begin(self, reference: Reference) -> Stream:
-        """The student's state before the first chunk; it belongs to one stream."""
-        return self._rollout.begin(reference)
+    def begin(self, reference: Reference) -> Lent:
+        """The student's state before the first chunk; it belongs to one stream, then to the next."""
+        with self._dit():
+            make = lambda: Denoising(self._rollout.begin(reference), self.vae_device)
+            state = self._streams.take(make)
+            state.content.stream.begin(reference)
+        return state
 
     @torch.inference_mode()
     def denoise(
         self,
         reference: Reference,
-        state: Stream,
-        noises: Float32[np.ndarray, "steps g h w c"],
-        windows: Float32[np.ndarray, "g a d"],
-        mode: Int32[np.ndarray, "g"],
-    ) -> tuple[Tensor, Stream]:
-        """One chunk of clean latents [g h w c], and the state that the next chunk starts from."""
-        here = self._rollout.place(
-            state, torch.from_numpy(noises), torch.from_numpy(windows), torch.from_numpy(mode)
-        )
-        self._rollout.run(state, here)
-        state.chunk += 1
-        return state.latents.clone(), state
+        state: Lent,
+        noises: Float32[np.ndarray, "steps 1 g h w c"],
+        windows: Float32[np.ndarray, "1 g a d"],
+        mode: Int32[np.ndarray, "1 g"],
+    ) -> tuple[Latents, Lent]:
+        """Start to denoise one chunk: its latents, and the state that the next call takes."""
+        stream = state.content.stream
+        place = state.content.places[stream.chunk % PLACES]
+        inputs = [torch.from_numpy(array) for array in (noises[:, 0], windows[0], mode[0])]
+        with self._dit():
+            self._rollout.denoise(stream, *inputs)
+            if self.dit_device == self.vae_device:
+                place.copy_(stream.latents)
+            denoised = self._dit.mark()
+        arrived = denoised
+        if self.dit_device != self.vae_device:
+            with self._copy():
+                self._copy.after(denoised)
+                place.copy_(stream.latents, non_blocking=True)
+                arrived = self._copy.mark()
+            with self._dit():
+                self._dit.after(arrived)  # the next chunk must not overwrite what is still being copied
+        return Latents(place, denoised, arrived), state
+
+    def wait(self, latents: Latents) -> None:
+        """Return when these latents are computed."""
+        if latents.denoised is not None:
+            latents.denoised.synchronize()
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, state: State | None) -> Iterator[UInt8[np.ndarray, "t y x 3"]]:
-        """The chunk's frames in pieces."""
-        raise NotImplementedError
+    def decode(
+        self, latents: Latents, state: Lent | None, *, first: bool
+    ) -> Iterator[tuple[UInt8[np.ndarray, "t y x 3"], Lent]]:
+        """The frames of a chunk: the first chunk's latent by latent, to begin soon, later ones at once."""
+        if state is None:
+            with self._vae():
+                state = self._decodings.take(lambda: Decoding(self.vae, latents.tensor))
+        decoding = state.content
+        if not first:
+            with self._vae():
+                self._vae.after(latents.arrived)
+                decoding.latents.copy_(latents.tensor)
+                decoding.run()
+                decoding.host.copy_(decoding.frames, non_blocking=True)
+                done = self._vae.mark()
+            yield _on_host(decoding.host, done), state
+            return
+        for index in range(len(latents.tensor)):
+            with self._vae():
+                self._vae.after(latents.arrived)
+                frames = self.vae.decode(latents.tensor[index : index + 1], decoding.pasts, first=index == 0)
+                host = frames.to("cpu", non_blocking=True)
+                done = self._vae.mark()
+            yield _on_host(host, done), state
+
+
+def _on_host(frames: Tensor, done: torch.cuda.Event | None) -> UInt8[np.ndarray, "t y x 3"]:
+    """Frames that have arrived on the host, for the caller to keep."""
+    if done is not None:
+        done.synchronize()
+    return frames.numpy().copy()
 
 
 def picture_tokens(latent: Tensor, patch: int) -> Tensor:

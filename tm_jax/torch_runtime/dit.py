@@ -10,8 +10,8 @@ chunk.  A block is two functions round its self-attention, so that each can be c
     after    projection, cross-attention to text, picture and sound, feed-forward
 """
 
-import dataclasses
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,7 @@ from tm_jax.torch_runtime.layers import (
 KV = tuple[Tensor, Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
-class Cross:
+class Cross(NamedTuple):
     """What a block's cross-attention reads; keys and values are [m n k]."""
 
     text: KV
@@ -75,7 +74,7 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (neither rotated yet) and values of the chunk's tokens, [l n k] each."""
-        inputs = (layer_norm(x, self.eps) * modulation[1] + modulation[0]).to(x.dtype)
+        inputs = layer_norm(x, self.eps, modulation[1], modulation[0]).to(x.dtype)
         query, key, value = self.qkv(inputs).chunk(3, -1)
         query = rms_norm(query, self.query_norm.weight, self.eps).to(x.dtype)
         key = rms_norm(key, self.key_norm.weight, self.eps).to(x.dtype)
@@ -86,7 +85,7 @@ class Block(nn.Module):
         x = (x.float() + self.out(read.flatten(-2)).float() * modulation[2]).to(x.dtype)
         inputs = layer_norm(x, self.eps, self.cross_norm.weight, self.cross_norm.bias).to(x.dtype)
         x = x + self.cross_out(self._cross(inputs, cross).flatten(-2))
-        inputs = (layer_norm(x, self.eps) * modulation[4] + modulation[3]).to(x.dtype)
+        inputs = layer_norm(x, self.eps, modulation[4], modulation[3]).to(x.dtype)
         update = self.outer(gelu_tanh(self.inner(inputs)))
         return (x.float() + update.float() * modulation[5]).to(x.dtype)
 
@@ -202,7 +201,7 @@ class DiT(nn.Module):
         """What the last layer gives, [g h w c] float32, of tokens [l d] and the head's modulation [2 d]."""
         frames, height, width = shape
         _, high, wide = self.config.patch
-        y = self.head(layer_norm(x, self.config.eps) * modulation[1] + modulation[0])
+        y = self.head(layer_norm(x, self.config.eps, modulation[1], modulation[0]))
         y = y.view(frames, height // high, width // wide, high, wide, -1).transpose(2, 3)
         return y.reshape(frames, height, width, -1)
 

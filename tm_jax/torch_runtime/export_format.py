@@ -9,8 +9,8 @@
     prompt.safetensors     the prompt's embedding, where the student reads one
     report.json, .txt      what the parity gate found (``--verify``)
 
-``tm_jax.export`` writes it, this room reads it.  A matrix in FP8 is stored as F8_E4M3 with one float32 scale per output, ``NAME.weight_scale`` [out, 1]:
-the matrix times its scale is what it stands for.
+``tm_jax.export`` writes it, this room reads it.  A matrix in FP8 is stored as F8_E4M3
+with one float32 scale per output, ``NAME.weight_scale`` [out, 1]: the matrix times its scale is meant.
 """
 
 import dataclasses

@@ -34,3 +34,13 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Ten
         )
     y = (given.float() @ weight.float().t()) * given_scale * scale
     return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def quantise(student: "torch.nn.Module", keep: tuple[str, ...] = ()) -> None:
+    """Put the blocks' matrices into FP8, but for the kinds in ``keep``; a block at a time."""
+    for block in student.blocks:
+        for kind in LINEARS:
+            linear = getattr(block, kind)
+            if kind not in keep and linear.scale is None:
+                weight, scale = quantise_rows(linear.weight)
+                linear.quantise(weight, scale.flatten())

@@ -20,6 +20,16 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=dtype), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype), requires_grad=False) if bias else None
         self.scale: nn.Parameter | None = None
+        self._packed: Tensor | None = None
+
+    def pack(self) -> None:
+        """Put a float32 matrix on a CPU into oneDNN's own layout, once and for all.
+
+        PyTorch gives float32 products on a CPU to MKL, which on AMD's cores runs at half of oneDNN's rate.
+        """
+        if self.weight.is_cpu and self.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            self._packed = self.weight.data.to_mkldnn()
+            self.weight = None
 
     def quantise(self, weight: Tensor, scale: Tensor) -> None:
         """Replace the matrix by one in FP8: weight [out in] float8, scale [out] float32."""
@@ -27,6 +37,8 @@ class Linear(nn.Module):
         self.scale = nn.Parameter(scale[None].contiguous(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._packed is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         if self.scale is None:
             return F.linear(x, self.weight, self.bias)
         return fp8.linear(x, self.weight, self.scale, self.bias)

@@ -177,6 +177,9 @@ def load_dit(student: DiT, stored: Stored) -> None:
     for index, block in enumerate(student.blocks):
         _load_block(block, stored, f"blocks.{index}", order)
     stored.finish()
+    for module in modules.values():
+        if isinstance(module, Linear):
+            module.pack()
 
 
 def _load_block(block: Block, stored: Stored, prefix: str, order: Tensor) -> None:
@@ -211,7 +214,8 @@ def load_vae(vae: VAE, stored: Stored) -> None:
             put(module.weight, weight.squeeze(2) if weight.ndim == 5 else weight, f"{name}.weight")
             put(module.bias, stored[f"{name}.bias"], f"{name}.bias")
         elif isinstance(module, RMSNorm):
-            put(module.gamma, stored[f"{name}.gamma"].flatten(), f"{name}.gamma")
+            gamma = stored[f"{name}.gamma"].flatten()
+            put(module.gamma, gamma * gamma.shape[0] ** 0.5, f"{name}.gamma")
     stored.finish()
 
 

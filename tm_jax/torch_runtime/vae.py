@@ -23,6 +23,7 @@ from tm_jax.torch_runtime.vae_blocks import (
 )
 
 State = list[Tensor]
+"""What a stream carries; an empty list before its first part."""
 
 
 class Encoder(nn.Module):
@@ -141,21 +142,27 @@ class VAE(nn.Module):
         """Dtype of the convolutions."""
         return self.decoder.conv_in.bias.dtype
 
-    def encode(self, frames: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Latents [f h w c] of a stream's next frames [t y x 3]: 1 + 4k at its start (state None), else 4k."""
-        history = History(state)
+    def half_precision(self) -> None:
+        """Put the convolutions into bfloat16; norms compute in float32, latents' statistics stay so."""
+        mean, std = self.mean, self.std
+        self.to(torch.bfloat16)
+        self.mean, self.std = mean, std
+
+    def encode(self, frames: Tensor, state: State, *, first: bool) -> Tensor:
+        """Latents [f h w c] of a stream's next frames [t y x 3]: 1 + 4k of them at its start, else 4k."""
+        history = History(state, starts=first)
         x = self.encoder(patchify(frames, self.config.patch_size).to(self.dtype), history)
         mean = self.quant_conv(x).float()[..., : self.config.z_dim]
-        return (mean - self.mean) / self.std, history.left
+        return (mean - self.mean) / self.std
 
-    def decode(self, latents: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """A stream's next frames, uint8 [t y x 3]: 4f of f latents, or 4f - 3 at its start (state None)."""
-        history = History(state)
+    def decode(self, latents: Tensor, state: State, *, first: bool) -> Tensor:
+        """A stream's next frames, uint8 [t y x 3]: 4f of f latents, or 4f - 3 at its start."""
+        history = History(state, starts=first)
         x = self.post_quant_conv((latents * self.std + self.mean).to(self.dtype))
         video = unpatchify(self.decoder(x, history).float(), self.config.patch_size)
         if self.refiner is not None:
             video = self.refiner(video, self.dtype)
-        return (video * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8), history.left
+        return (video * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def patchify(video: Tensor, side: int) -> Tensor:
@@ -178,9 +185,7 @@ def reference_latents(vae: VAE, picture: Tensor, latent_frames: int, *, still: b
     """Latents [f h w c] of the picture [y x 3] followed by mid-grey, or held still; one latent at a time."""
     rest = picture if still else torch.zeros_like(picture)
     rest = rest[None].expand(vae.config.temporal_stride, -1, -1, -1)
-    latent, state = vae.encode(picture[None], None)
-    latents = [latent]
-    for _ in range(latent_frames - 1):
-        latent, state = vae.encode(rest, state)
-        latents.append(latent)
+    state: State = []
+    latents = [vae.encode(picture[None], state, first=True)]
+    latents += [vae.encode(rest, state, first=False) for _ in range(latent_frames - 1)]
     return torch.cat(latents)

@@ -12,26 +12,31 @@ from torch import Tensor, nn
 
 
 class History:
-    """The past that one pass reads and the past that it leaves, in the order in which the network runs."""
+    """The past that one pass reads and the past that it leaves, in the order in which the network runs.
 
-    def __init__(self, state: list[Tensor] | None):
-        """None is a stream's start."""
-        self.starts, self.left, self._state = state is None, [], state
+    The pasts live in ``state``, a list that the first pass of all fills and every later one writes over: a
+    tensor of it never moves.
+    """
+
+    def __init__(self, state: list[Tensor], *, starts: bool):
+        """A pass over the next part of a stream, or over its first, which reads zeros whatever it holds."""
+        self.starts, self._state, self._at = starts, state, 0
 
     def extend(self, x: Tensor, frames: int) -> Tensor:
         """The clip with the ``frames`` frames before it at its front, zeros at a stream's start."""
-        past = x.new_zeros(frames, *x.shape[1:]) if self.starts else self._state[len(self.left)]
+        past = x.new_zeros(frames, *x.shape[1:]) if self.starts else self._state[self._at]
         longer = torch.cat([past, x])
         self.keep(longer, frames)
         return longer
 
     def keep(self, x: Tensor, frames: int) -> None:
-        """Leave the last frames of x as this place's past: written over the one before it, if there was."""
+        """Leave the last frames of x as this place's past."""
         last = x[x.shape[0] - frames :]
-        if self.starts:
-            self.left.append(last.clone())
+        if self._at == len(self._state):
+            self._state.append(last.clone())
         else:
-            self.left.append(self._state[len(self.left)].copy_(last))
+            self._state[self._at].copy_(last)
+        self._at += 1
 
 
 def channels_last(weight: Tensor) -> nn.Parameter:
@@ -77,20 +82,21 @@ class CausalConv3d(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Scales every vector of channels to the length √channels, in float32."""
+    """Scales every vector of channels to the length √channels, in float32; ``gamma`` includes it."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.gamma = nn.Parameter(torch.empty(channels), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The floor of the mean square is that of the length, 1e-12.
-        return F.rms_norm(x.float(), x.shape[-1:], self.gamma, 1e-24 / x.shape[-1])
+        wide = x.float()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_(min=1e-12)
+        return (wide / length).mul_(self.gamma)
 
 
 def normed(norm: RMSNorm, x: Tensor) -> Tensor:
     """Norm, then SiLU."""
-    return F.silu(norm(x)).to(x.dtype)
+    return F.silu(norm(x), inplace=True).to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
