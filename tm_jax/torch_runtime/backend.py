@@ -6,6 +6,7 @@ third stream, into one of three places in turn: one is being written, one waits,
 the same calls compute as they come, each in its stage's thread.
 """
 
+import collections
 import contextlib
 import threading
 import weakref
@@ -73,22 +74,31 @@ class Denoising:
 
 
 class Decoding:
-    """A stream's state on the VAE's device: its pasts, and the buffers of the decoder's graph."""
+    """A stream's state on the VAE's device: its pasts, one latent, and the frames that it becomes."""
 
-    def __init__(self, vae: VAE, latents: Tensor):
+    def __init__(self, vae: VAE, latents: Tensor, size: tuple[int, int]):
         self.pasts: State = []
-        self.latents = torch.empty_like(latents)
-        self.frames: Tensor | None = None
-        self.host: Tensor | None = None
+        self.latent = torch.empty_like(latents[:1])
+        shape = (vae.config.temporal_stride, *size, 3)
+        self.frames = torch.empty(shape, dtype=torch.uint8, device=latents.device)
+        # One is read by the host while the next is on its way.
+        self.host = [torch.empty(shape, dtype=torch.uint8, pin_memory=latents.is_cuda) for _ in range(2)]
+        self._vae = vae
+        self._later = Replayed(
+            lambda: self.frames.copy_(vae.decode(self.latent, self.pasts, first=False)), latents.device
+        )
 
-        def run() -> None:
-            frames = vae.decode(self.latents, self.pasts, first=False)
-            if self.frames is None:
-                self.frames = torch.empty_like(frames)
-                self.host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=frames.is_cuda)
-            self.frames.copy_(frames)
-
-        self.run = Replayed(run, latents.device)
+    def run(self, latent: Tensor, place: int, *, first: bool) -> Tensor:
+        """Launch the decoding of one latent [1 h w c]; where its frames will be on the host."""
+        if first:
+            frames = self._vae.decode(latent, self.pasts, first=True)
+        else:
+            self.latent.copy_(latent)
+            self._later()
+            frames = self.frames
+        host = self.host[place][: len(frames)]
+        host.copy_(frames, non_blocking=True)
+        return host
 
 
 class Pool:
@@ -266,31 +276,24 @@ class TorchBackend:
         if latents.denoised is not None:
             latents.denoised.synchronize()
 
-    @torch.inference_mode()
     def decode(
         self, latents: Latents, state: Lent | None, *, first: bool
     ) -> Iterator[tuple[UInt8[np.ndarray, "t y x 3"], Lent]]:
-        """The frames of a chunk: the first chunk's latent by latent, to begin soon, later ones at once."""
+        """Latent after latent; on a GPU the next one is launched before the frames of one are handed out."""
         if state is None:
             with self._vae():
-                state = self._decodings.take(lambda: Decoding(self.vae, latents.tensor))
-        decoding = state.content
-        if not first:
-            with self._vae():
+                state = self._decodings.take(lambda: Decoding(self.vae, latents.tensor, self.size))
+        launched: collections.deque = collections.deque()
+        ahead = 0 if self._vae.stream is None else 1
+        for index, latent in enumerate(latents.tensor.split(1)):
+            with torch.inference_mode(), self._vae():
                 self._vae.after(latents.arrived)
-                decoding.latents.copy_(latents.tensor)
-                decoding.run()
-                decoding.host.copy_(decoding.frames, non_blocking=True)
-                done = self._vae.mark()
-            yield _on_host(decoding.host, done), state
-            return
-        for index in range(len(latents.tensor)):
-            with self._vae():
-                self._vae.after(latents.arrived)
-                frames = self.vae.decode(latents.tensor[index : index + 1], decoding.pasts, first=index == 0)
-                host = frames.to("cpu", non_blocking=True)
-                done = self._vae.mark()
-            yield _on_host(host, done), state
+                host = state.content.run(latent, index % 2, first=first and index == 0)
+                launched.append((host, self._vae.mark()))
+            while len(launched) > ahead:
+                yield _on_host(*launched.popleft()), state
+        while launched:
+            yield _on_host(*launched.popleft()), state
 
 
 def _on_host(frames: Tensor, done: torch.cuda.Event | None) -> UInt8[np.ndarray, "t y x 3"]:

@@ -86,7 +86,7 @@ class Block(nn.Module):
         inputs = layer_norm(x, self.eps, self.cross_norm.weight, self.cross_norm.bias).to(x.dtype)
         x = x + self.cross_out(self._cross(inputs, cross).flatten(-2))
         inputs = layer_norm(x, self.eps, modulation[4], modulation[3]).to(x.dtype)
-        update = self.outer(gelu_tanh(self.inner(inputs)))
+        update = self.outer(self.inner.gelu(inputs))
         return (x.float() + update.float() * modulation[5]).to(x.dtype)
 
     def _cross(self, x: Tensor, cross: Cross) -> Tensor:

@@ -23,7 +23,8 @@ def load_engine(
 
     Args:
       dit_device: cpu or cuda:N; None is the first GPU, or the CPU where there is none.
-      vae_device: the same for the VAE; None is the second GPU where there are two, else the DiT's device.
+      vae_device: the same for the VAE; None is the DiT's device, or where none is given for either and the
+        student is born from Wan, the second GPU if there is one.
       dtype: f32, bf16 or fp8; None is the export's own.  Another one is made of it when it is loaded.
 
     Raises:

@@ -36,6 +36,12 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale = nn.Parameter(scale[None].contiguous(), requires_grad=False)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """The layer followed by GELU in its tanh approximation."""
+        if self._packed is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "gelu", [], "tanh")
+        return gelu_tanh(self(x))
+
     def forward(self, x: Tensor) -> Tensor:
         if self._packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
@@ -91,9 +97,10 @@ def halves(head_dim: int) -> Tensor:
 
 
 def rope_table(frames: list[int], rows: int, columns: int, head_dim: int, theta: float) -> Tensor:
-    """Cosines and sines of every token of some frames, [2 l 1 k/2], float32; angles are taken in float64.
+    """Cosines and sines of every token of some frames, [2 l 1 k], float32; angles are taken in float64.
 
-    Rows and columns turn k // 6 pairs each, frames the rest, as Wan splits them.
+    Rows and columns turn k // 6 pairs each, frames the rest, as Wan splits them.  Both halves of a head have the
+    same angles; sines of the first half are negative, as ``rotate`` wants them.
     """
     space = head_dim // 6
     pairs = head_dim // 2 - 2 * space
@@ -106,14 +113,15 @@ def rope_table(frames: list[int], rows: int, columns: int, head_dim: int, theta:
     row = angles(torch.arange(rows), space)[None, :, None].expand(shape)
     column = angles(torch.arange(columns), space)[None, None].expand(shape)
     turned = torch.cat([time, row, column], -1).reshape(-1, 1, head_dim // 2)
-    return torch.stack([turned.cos(), turned.sin()]).float()
+    cos, sin = turned.cos(), turned.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)]).float()
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """x [l n k] in the order of ``halves``, each pair turned by its angle; float32."""
-    low, high = x.float().chunk(2, -1)
-    cos, sin = table[0], table[1]
-    return torch.cat([low * cos - high * sin, low * sin + high * cos], -1)
+    x = x.float()
+    low, high = x.chunk(2, -1)
+    return torch.addcmul(x * table[0], torch.cat([high, low], -1), table[1])
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from tm_jax.torch_runtime.dit import Block, DiT
 from tm_jax.torch_runtime.encoders import VisemeEncoder
 from tm_jax.torch_runtime.export_format import SCALE
 from tm_jax.torch_runtime.layers import Linear, halves
-from tm_jax.torch_runtime.vae import VAE
+from tm_jax.torch_runtime.vae import VAE, patch_order
 from tm_jax.torch_runtime.vae_blocks import CausalConv3d, Conv2d, RMSNorm
 
 # Module of ours → stored names; a block's are behind blocks.N.
@@ -204,19 +204,25 @@ def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
 @torch.inference_mode()
 def load_vae(vae: VAE, stored: Stored) -> None:
     """Fill the VAE, whose modules bear the stored names; convolutions in time come apart into their taps."""
+    outer, inner = patch_order(vae.config.patch_size), patch_order(vae.config.refine_patch)
+    reads = {"encoder.conv_in": outer, "refiner.conv_in": inner}
+    writes = {"decoder.conv_out": outer, "refiner.conv_out": inner}
     for name, module in vae.named_modules():
-        if isinstance(module, CausalConv3d):
-            for tap, weight in enumerate(stored[f"{name}.weight"].unbind(2)):
-                put(module.taps[tap], weight, f"{name}.weight")
-            put(module.bias, stored[f"{name}.bias"], f"{name}.bias")
-        elif isinstance(module, Conv2d):
-            weight = stored[f"{name}.weight"]
-            put(module.weight, weight.squeeze(2) if weight.ndim == 5 else weight, f"{name}.weight")
-            put(module.bias, stored[f"{name}.bias"], f"{name}.bias")
+        if isinstance(module, CausalConv3d | Conv2d):
+            weight, bias = stored[f"{name}.weight"], stored[f"{name}.bias"]
+            if name in reads:
+                weight = weight[:, reads[name]]
+            if name in writes:
+                weight, bias = weight[writes[name]], bias[writes[name]]
+            taps = weight.unbind(2) if weight.ndim == 5 else (weight,)
+            for place, tap in zip(module.kernels, taps, strict=True):
+                put(place, tap, f"{name}.weight")
+            put(module.bias, bias, f"{name}.bias")
         elif isinstance(module, RMSNorm):
             gamma = stored[f"{name}.gamma"].flatten()
             put(module.gamma, gamma * gamma.shape[0] ** 0.5, f"{name}.gamma")
     stored.finish()
+    vae.pack()
 
 
 @torch.inference_mode()

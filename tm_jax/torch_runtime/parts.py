@@ -34,8 +34,9 @@ def load_backend(
     """The backend of an export; arguments and errors are those of ``engine.load_engine``."""
     config = form.read_config(folder)
     first, second = devices.default_devices()
+    apart = config.picture_encoder and not dit_device
     dit = devices.device(dit_device or first, "--dit-device")
-    vae = devices.device(vae_device or (second if dit_device is None else dit_device), "--vae-device")
+    vae = devices.device(vae_device or (second if apart else dit_device or first), "--vae-device")
     dtype = dtype or config.dtype
     devices.check_memory(config, dtype, dit, vae)
     text = None

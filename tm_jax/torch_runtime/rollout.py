@@ -44,7 +44,7 @@ class Stream:
         self.noises = zeros(steps, *rollout.shape, config.out_channels)
         self.windows = zeros(rollout.config.chunk, config.audio_slots, config.audio_width)
         self.mode = zeros(rollout.config.chunk, dtype=torch.int64)
-        self.own = zeros(2, rollout.tokens, 1, config.head_dim // 2)
+        self.own = zeros(2, rollout.tokens, 1, config.head_dim)
         self.later = torch.zeros_like(self.own)
         condition = reference.condition
         self.condition = None if condition is None else zeros(*rollout.shape, condition.shape[-1])

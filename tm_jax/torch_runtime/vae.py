@@ -147,6 +147,13 @@ class VAE(nn.Module):
         mean, std = self.mean, self.std
         self.to(torch.bfloat16)
         self.mean, self.std = mean, std
+        self.pack()
+
+    def pack(self) -> None:
+        """Once the weights are there, or have changed: put the kernels into the layout that the device likes."""
+        for module in self.modules():
+            if isinstance(module, Conv2d | CausalConv3d):
+                module.pack()
 
     def encode(self, frames: Tensor, state: State, *, first: bool) -> Tensor:
         """Latents [f h w c] of a stream's next frames [t y x 3]: 1 + 4k of them at its start, else 4k."""
@@ -166,19 +173,23 @@ class VAE(nn.Module):
 
 
 def patchify(video: Tensor, side: int) -> Tensor:
-    """Squares of pixels as channels, ordered colour, column, row: Wan2.2's order."""
-    if side == 1:
-        return video
+    """Squares of pixels [t y x 3] as channels [t y/side x/side side·side·3], ordered row, column, colour.
+
+    Wan2.2's order is colour, column, row; the weights that read or write patches are put into this one when
+    they are loaded (``patch_order``), because whole runs of numbers move faster than single ones.
+    """
     x = video.unflatten(2, (-1, side)).unflatten(1, (-1, side))
-    return x.permute(0, 1, 3, 5, 4, 2).flatten(3)
+    return x.transpose(2, 3).flatten(3)
 
 
 def unpatchify(x: Tensor, side: int) -> Tensor:
     """The inverse of ``patchify``."""
-    if side == 1:
-        return x
-    x = x.unflatten(3, (-1, side, side)).permute(0, 1, 5, 2, 4, 3)
-    return x.flatten(3, 4).flatten(1, 2)
+    return x.unflatten(3, (side, side, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def patch_order(side: int) -> Tensor:
+    """Where a patch's channels lie in the stored order."""
+    return torch.arange(3 * side * side).view(3, side, side).permute(2, 1, 0).flatten()
 
 
 def reference_latents(vae: VAE, picture: Tensor, latent_frames: int, *, still: bool) -> Tensor:

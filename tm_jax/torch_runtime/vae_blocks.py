@@ -39,9 +39,33 @@ class History:
         self._at += 1
 
 
-def channels_last(weight: Tensor) -> nn.Parameter:
-    """A kernel [o i y x] in the layout that convolutions of [t y x c] want."""
-    return nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+def kernel(outputs: int, inputs: int, height: int, width: int) -> nn.Parameter:
+    """An empty kernel in the layout that convolutions of [t y x c] want."""
+    weight = torch.empty(outputs, inputs, height, width).contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def packed(weight: Tensor, stride: int, padding: int) -> Tensor:
+    """A float32 kernel on a CPU in oneDNN's own layout, into which it is otherwise put at every call."""
+    if not (weight.is_cpu and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
+        return weight
+    pair = lambda number: [number, number]
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(
+        weight.data.to_mkldnn(), pair(padding), pair(stride), pair(1), 1
+    )
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, onto: Tensor | None):
+    """A 2-D convolution of [t c y x], added to ``onto`` where that is given."""
+    if weight.is_mkldnn:
+        shape = [padding, padding], [stride, stride], [1, 1], 1
+        if onto is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            onto, x, weight, bias, *shape, "add", 1.0, None, [], None
+        )
+    y = F.conv2d(x, weight, bias, stride, padding)
+    return y if onto is None else onto.add_(y)
 
 
 class Conv2d(nn.Module):
@@ -49,15 +73,21 @@ class Conv2d(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1):
         super().__init__()
-        self.weight = channels_last(torch.empty(outputs, inputs, size, size))
+        self.kernels = nn.ParameterList([kernel(outputs, inputs, size, size)])
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False)
         self.stride, self.padding = stride, size // 2 if stride == 1 else 0
+        self._packed = list(self.kernels)
+
+    def pack(self) -> None:
+        """Once the weights are there: put them into the layout that the device likes best."""
+        self._packed = [packed(self.kernels[0], self.stride, self.padding)]
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 3, 1, 2)
         if self.stride == 2:
             x = F.pad(x, (0, 1, 0, 1))
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding).permute(0, 2, 3, 1)
+        y = convolve(x, self._packed[0], self.bias, self.stride, self.padding, None)
+        return y.permute(0, 2, 3, 1)
 
 
 class CausalConv3d(nn.Module):
@@ -66,18 +96,22 @@ class CausalConv3d(nn.Module):
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int, int] = (3, 3, 3), stride: int = 1):
         super().__init__()
         taps, *space = size
-        self.taps = nn.ParameterList(channels_last(torch.empty(outputs, inputs, *space)) for _ in range(taps))
+        self.kernels = nn.ParameterList(kernel(outputs, inputs, *space) for _ in range(taps))
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False)
         self.stride, self.padding = stride, space[0] // 2
+        self._packed = list(self.kernels)
+
+    def pack(self) -> None:
+        """Once the weights are there: put them into the layout that the device likes best."""
+        self._packed = [packed(weight, 1, self.padding) for weight in self.kernels]
 
     def forward(self, x: Tensor) -> Tensor:
         """[t + taps - 1 y x i] → [t y x o], or every ``stride``-th of them."""
-        count = (x.shape[0] - len(self.taps)) // self.stride + 1
+        count = (x.shape[0] - len(self._packed)) // self.stride + 1
         last, frames, y = self.stride * (count - 1) + 1, x.permute(0, 3, 1, 2), None
-        for tap, weight in enumerate(self.taps):
+        for tap, weight in enumerate(self._packed):
             seen = frames[tap : tap + last : self.stride]
-            part = F.conv2d(seen, weight, None if tap else self.bias, padding=self.padding)
-            y = part if y is None else y.add_(part)
+            y = convolve(seen, weight, None if tap else self.bias, 1, self.padding, y)
         return y.permute(0, 2, 3, 1)
 
 
