@@ -1,8 +1,8 @@
 """Our checkpoint → an export: everything that a host without JAX needs, in one folder.
 
 What lies where is said in ``torch_runtime.export_format``.  The student is never held whole: each of its
-tensors is a slice of the memory-mapped weights file, read, turned to the public layout and written when its turn
-comes.  The name maps are those of import, read backwards.
+tensors is a slice of the memory-mapped weights file, read, turned to the public layout and written when its
+turn comes.  The name maps are those of import, read backwards.
 """
 
 import dataclasses
@@ -44,26 +44,34 @@ EXACT = ("norm", "modulation", "time_", "head.", "position", "mode_emb", "img_em
 """Marks in the names of what computes in float32 and is stored so, whatever the export's precision."""
 
 
-def quantised_names(keep: tuple[str, ...]) -> tuple[str, ...]:
-    """Endings of the matrices in a block that are stored in FP8: those of every step, but for ``keep``."""
-    return tuple(
-        f".{theirs}.weight" for ours in LINEARS if ours not in keep for theirs in BLOCK_LINEARS[ours]
-    )
+def matrices(config: DiTConfig) -> list[str]:
+    """Every matrix that may be in FP8, as ``blocks.3.outer``: those that run in every step."""
+    return [f"blocks.{layer}.{kind}" for layer in range(config.layers) for kind in LINEARS]
+
+
+def eighth_keys(config: DiTConfig, keep: frozenset[str]) -> set[str]:
+    """The stored names of all matrices that are put into FP8."""
+    chosen = [name for name in matrices(config) if name not in keep]
+    return {
+        f"{block}.{theirs}.weight"
+        for block, kind in (name.rsplit(".", 1) for name in chosen)
+        for theirs in BLOCK_LINEARS[kind]
+    }
 
 
 def student_tensors(
-    path: Path, config: DiTConfig, dtype: form.Dtype, keep: tuple[str, ...], mapped: MappedFiles
+    path: Path, config: DiTConfig, dtype: form.Dtype, keep: frozenset[str], mapped: MappedFiles
 ) -> Iterator[Tensor]:
     """The student's tensors in the release's names, block after block.
 
     Args:
       path: our weights file.
-      keep: kinds of matrices (names of ``fp8.LINEARS``) that stay in bf16 where the rest is FP8.
+      keep: matrices (as ``matrices`` names them) that stay in bf16 where the rest is FP8.
     """
     stored = open_checkpoint(path)
     abstract = jax.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0)))
     small, whole = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
-    eighth = quantised_names(keep) if dtype == "fp8" else ()
+    eighth = eighth_keys(config, keep) if dtype == "fp8" else set()
     found = []
     for name, variable in paths(abstract).items():
         for layer, key, transform in RELEASE.places(name, variable.shape):
@@ -78,7 +86,7 @@ def student_tensors(
             return value
 
         exact = any(mark in key for mark in EXACT)
-        if not exact and key.endswith(eighth) and eighth:
+        if key in eighth:
             scaled = lambda read=read: _row_scale(read())
             yield Tensor(
                 key,
@@ -101,7 +109,7 @@ def _quantised(matrix: np.ndarray) -> np.ndarray:
     return np.clip(matrix / _row_scale(matrix), -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn)
 
 
-def write_export(source: Source, folder: Path, dtype: form.Dtype, keep: tuple[str, ...] = ()) -> None:
+def write_export(source: Source, folder: Path, dtype: form.Dtype, keep: frozenset[str] = frozenset()) -> None:
     """Write an export; an old one in the same place is replaced at the very end.
 
     Raises:
@@ -124,7 +132,7 @@ def write_export(source: Source, folder: Path, dtype: form.Dtype, keep: tuple[st
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(source: Source, folder: Path, dtype: form.Dtype, keep: tuple[str, ...]) -> None:
+def _write(source: Source, folder: Path, dtype: form.Dtype, keep: frozenset[str]) -> None:
     for name in (form.TRANSFORMER, form.VAE):
         (folder / name).mkdir()
     with MappedFiles() as mapped:

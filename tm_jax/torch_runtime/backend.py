@@ -2,8 +2,8 @@
 
 What the engine asks for is said in ``streaming.backend``.  On a GPU each stage launches on a CUDA stream of
 its own; the VAE's waits for the event that follows a chunk's latents, which cross to another device on a
-third stream, into one of three places in turn: one is being written, one waits, one is being decoded.  On a CPU
-the same calls compute as they come, each in its stage's thread.
+third stream, into one of three places in turn: one is being written, one waits, one is being decoded.  On a
+CPU the same calls compute as they come, each in its stage's thread.
 """
 
 import collections
@@ -191,7 +191,7 @@ class TorchBackend:
     def reference(
         self,
         picture: UInt8[np.ndarray, "y x 3"],
-        face_box: tuple[float, float, float, float] | None = None,
+        face_box: tuple[int, int, int, int] | None = None,
     ) -> Reference:
         """What streams need of a picture: computed once, read by any number of them."""
         pixels = torch.from_numpy(picture.astype(np.float32) / 127.5 - 1.0)
@@ -310,7 +310,7 @@ def picture_tokens(latent: Tensor, patch: int) -> Tensor:
 
 
 def face_cells(
-    box: tuple[float, float, float, float] | None, size: tuple[int, int], grid: tuple[int, int]
+    box: tuple[int, int, int, int] | None, size: tuple[int, int], grid: tuple[int, int]
 ) -> Float32[np.ndarray, "h w"]:
     """1 on every latent cell that a face box (y0, x0, y1, x1 in pixels) touches, everywhere without one."""
     if box is None:

@@ -99,8 +99,8 @@ def halves(head_dim: int) -> Tensor:
 def rope_table(frames: list[int], rows: int, columns: int, head_dim: int, theta: float) -> Tensor:
     """Cosines and sines of every token of some frames, [2 l 1 k], float32; angles are taken in float64.
 
-    Rows and columns turn k // 6 pairs each, frames the rest, as Wan splits them.  Both halves of a head have the
-    same angles; sines of the first half are negative, as ``rotate`` wants them.
+    Rows and columns turn k // 6 pairs each, frames the rest, as Wan splits them.  Both halves of a head have
+    the same angles; sines of the first half are negative, as ``rotate`` wants them.
     """
     space = head_dim // 6
     pairs = head_dim // 2 - 2 * space

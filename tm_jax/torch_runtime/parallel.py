@@ -7,13 +7,14 @@ Two exchanges of all with all a layer turn one into the other, so that every ran
 rank's tokens are the r-th part of *each* latent frame, because a frame's tokens hear that frame's sound.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
+@runtime_checkable
 class Exchange(Protocol):
     """What the rollout asks of the ranks that share its tokens."""
 

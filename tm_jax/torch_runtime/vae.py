@@ -150,7 +150,7 @@ class VAE(nn.Module):
         self.pack()
 
     def pack(self) -> None:
-        """Once the weights are there, or have changed: put the kernels into the layout that the device likes."""
+        """Once the weights are there: put the kernels into the layout that the device likes best."""
         for module in self.modules():
             if isinstance(module, Conv2d | CausalConv3d):
                 module.pack()

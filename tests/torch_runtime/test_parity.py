@@ -1,0 +1,99 @@
+"""The export in PyTorch says what the checkpoint says in JAX, chunk after chunk, past the pinning."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.torch_runtime import exports
+from tm_jax.export import gate
+from tm_jax.export.write import write_export
+from tm_jax.torch_runtime.parts import load_backend
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiling():
+    """XLA without its optimisations: compiling is what these tests would spend their time on."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+CHECKPOINTS = {"small": exports.small_checkpoint, "wan": exports.wan_checkpoint}
+
+
+def rolled_out(kind, folder, chunk, steps, chunks=8):
+    """The source, its export's folder, and both rollouts."""
+    source = CHECKPOINTS[kind](folder / "checkpoint", chunk, steps)
+    write_export(source, folder / "export", "f32")
+    reference = gate.reference_backend(source)
+    picture, sound = exports.inputs(reference.size)
+    box = exports.FACE_BOX if kind == "wan" else None
+    run = lambda backend, to_host: gate.roll_out(
+        backend, to_host, picture, sound, chunks=chunks, face_box=box
+    )
+    expected = run(reference, gate.of_jax)
+    exported = load_backend(folder / "export", dit_device="cpu")
+    return run, exported, expected
+
+
+@pytest.mark.parametrize("kind", ["small", "wan"])
+@pytest.mark.parametrize(("chunk", "steps"), [(3, 1), (3, 2), (3, 4), (7, 1), (7, 2), (7, 4)])
+def test_eight_chunks_are_those_of_jax(kind, chunk, steps, tmp_path):
+    run, exported, expected = rolled_out(kind, tmp_path, chunk, steps)
+    made = run(exported, gate.of_torch)
+    report = gate.judge(made, expected, exported, "f32")
+    assert report.passed, str(report)
+    assert max(parity.latents for parity in report.chunks) < 2e-5, "float32's own rounding"
+    assert np.ptp(np.stack([chunk.frames[-1] for chunk in made])) > 40, "the comparison sees a picture"
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wan")
+    return (folder, *rolled_out("wan", folder, 3, 2, chunks=3))
+
+
+def layers(folder):
+    """Names of the stored matrices and norms of the student."""
+    (path,) = (folder / "export" / "transformer").glob("*.safetensors")
+    return path, [name for name in load_file(path) if not name.endswith("bias")]
+
+
+def test_the_gate_fails_when_any_one_layer_is_off_by_one_percent(wan):
+    folder, run, _, expected = wan
+    path, names = layers(folder)
+    whole = load_file(path)
+    passed = []
+    try:
+        for name in names:
+            save_file({**whole, name: whole[name] * 1.01}, path)
+            exported = load_backend(folder / "export", dit_device="cpu")
+            if gate.judge(run(exported, gate.of_torch), expected, exported, "f32").passed:
+                passed.append(name)
+    finally:
+        save_file(whole, path)
+    # A scale of keys before a softmax over two tokens, say, would hide; none does.
+    assert not passed, passed
+
+
+def test_lower_precisions_keep_their_bounds_and_differ(wan):
+    folder, run, _, expected = wan
+    for dtype in ("bf16", "fp8"):
+        exported = load_backend(folder / "export", dit_device="cpu", dtype=dtype)
+        parities = gate.compare(run(exported, gate.of_torch), expected)
+        worst = max(parity.latents for parity in parities)
+        assert 1e-4 < worst < 5 * gate.BOUNDS[dtype].latents, (dtype, worst)
+
+
+def test_many_streams_share_one_set_of_weights_and_states_are_used_again(wan):
+    _, run, exported, _expected = wan
+    before = torch.get_num_threads()
+    first = run(exported, gate.of_torch)
+    again = run(exported, gate.of_torch)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.latents, other.latents)
+        np.testing.assert_array_equal(one.frames, other.frames)
+    assert len(exported._streams._free) == 1, "the second stream took the first one's state"
+    assert torch.get_num_threads() == before
