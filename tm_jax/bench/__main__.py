@@ -15,6 +15,7 @@ BENCHMARKS = {
     "pytorch": "our VAE and DiT against PyTorch's (diffusers), as a ratio",
     "churn": "calls that are opened and dropped in every way, and what they leave behind",
     "live": "a call from a headless browser: delays, skew, frame rate, stalls",
+    "serving": "the PyTorch engine: stages, rates, delays and memory, on an export or on random weights",
     "loading": "a synthetic public checkpoint loaded by several processes, and the memory that it takes",
 }
 

@@ -91,7 +91,7 @@ def _verify(arguments: Arguments, source, kept: set[str]) -> int:
     del backend
     for attempt in range(ROUNDS):
         exported = load_backend(arguments.to, dit_device="cpu", vae_device="cpu")
-        with input_errors(exported.student) as errors:
+        with input_errors(exported.dit.student) as errors:
             made = gate.roll_out(exported, gate.of_torch, *inputs, chunks=arguments.chunks)
         report = gate.judge(made, expected, exported, arguments.dtype)
         if report.passed or not errors or attempt == ROUNDS - 1:

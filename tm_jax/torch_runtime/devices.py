@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import os
 
 import torch
 
@@ -95,7 +96,18 @@ def _grid(config: ExportConfig) -> tuple[int, int]:
     return config.size[0] // stride, config.size[1] // stride
 
 
-def keep_freed_memory() -> None:
+def share_cpu() -> None:
+    """Settle this process for streaming on a CPU: threads, and what becomes of freed memory.
+
+    Both stages compute at the same time, so each gets half of the cores: more threads than cores would wait
+    for each other in every operation.  OMP_NUM_THREADS, where it is set, is left to decide.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
     """Let the C library keep what is freed, for the next tensor of that size.
 
     Otherwise every large tensor on a CPU is mapped and given back again: thousands of page faults in every

@@ -105,6 +105,9 @@ class PictureEncoder:
 
 def _pretrained(model_class, folder: Path, config):
     """A module of transformers in float32, for inference."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         return model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
     except OSError as error:

@@ -9,6 +9,8 @@ from tm_jax.audio.log_mel import LogMel
 from tm_jax.torch_runtime import devices
 from tm_jax.torch_runtime import export_format as form
 from tm_jax.torch_runtime.backend import TorchBackend
+from tm_jax.torch_runtime.decoding import VaeStage
+from tm_jax.torch_runtime.denoising import DitStage
 from tm_jax.torch_runtime.dit import DiT
 from tm_jax.torch_runtime.encoders import (
     PictureEncoder,
@@ -18,6 +20,7 @@ from tm_jax.torch_runtime.encoders import (
 )
 from tm_jax.torch_runtime.fp8 import quantise
 from tm_jax.torch_runtime.loading import Stored, load_dit, load_vae, load_visemes
+from tm_jax.torch_runtime.parallel import Alone, Exchange
 from tm_jax.torch_runtime.vae import VAE
 
 COMPUTE = {"f32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
@@ -39,19 +42,40 @@ def load_backend(
     vae = devices.device(vae_device or (second if apart else dit_device or first), "--vae-device")
     dtype = dtype or config.dtype
     devices.check_memory(config, dtype, dit, vae)
+    return TorchBackend(
+        config,
+        load_dit_stage(folder, config, dtype, dit),
+        load_vae_stage(folder, config, dtype, vae),
+        load_front_end(folder, config, dit),
+    )
+
+
+def load_dit_stage(
+    folder: Path,
+    config: form.ExportConfig,
+    dtype: form.Dtype,
+    device: torch.device,
+    exchange: Exchange = Alone(),
+) -> DitStage:
+    """The student of an export and what it sees and reads through, on its device."""
+    if device.type == "cpu":
+        devices.share_cpu()
     text = None
     if config.prompt is not None:
         text = Stored(folder / form.PROMPT)[form.PROMPT_TENSOR]
         text = torch.nn.functional.pad(text, (0, 0, 0, config.student.text_length - len(text)))
-    encoder = PictureEncoder(folder / form.IMAGE, dit) if config.picture_encoder else None
-    return TorchBackend(
-        config,
-        load_student(folder, config, dtype, dit),
-        load_decoder(folder, config, dtype, vae),
-        load_front_end(folder, config, dit),
-        picture_encoder=encoder,
-        text_tokens=text,
-    )
+    encoder = PictureEncoder(folder / form.IMAGE, device) if config.picture_encoder else None
+    student = load_student(folder, config, dtype, device)
+    return DitStage(config, student, picture_encoder=encoder, text_tokens=text, exchange=exchange)
+
+
+def load_vae_stage(
+    folder: Path, config: form.ExportConfig, dtype: form.Dtype, device: torch.device
+) -> VaeStage:
+    """The VAE of an export on its device."""
+    if device.type == "cpu":
+        devices.share_cpu()
+    return VaeStage(load_decoder(folder, config, dtype, device), config.size)
 
 
 def load_student(folder: Path, config: form.ExportConfig, dtype: form.Dtype, device: torch.device) -> DiT:
@@ -66,8 +90,6 @@ def load_student(folder: Path, config: form.ExportConfig, dtype: form.Dtype, dev
 
 def load_decoder(folder: Path, config: form.ExportConfig, dtype: form.Dtype, device: torch.device) -> VAE:
     """The VAE of an export on its device: bf16 on a GPU unless all is f32; f32 on a CPU."""
-    if device.type == "cpu":
-        devices.keep_freed_memory()
     with device:
         vae = VAE(config.vae)
     load_vae(vae, Stored(folder / form.VAE))

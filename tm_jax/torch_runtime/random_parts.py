@@ -1,7 +1,7 @@
 """A backend of random weights, for measuring speed where no checkpoint is at hand.
 
-    wan14b   the 18 B student at 512×512 with Wan's VAE, log-mel in the place of wav2vec2, a noise picture
-    tiny     the shape of the shipped student and its VAE
+wan14b   the 18 B student at 512×512 with Wan's VAE, log-mel in the place of wav2vec2, a noise picture
+tiny     the shape of the shipped student and its VAE
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.torch_runtime import devices
 from tm_jax.torch_runtime.backend import TorchBackend
+from tm_jax.torch_runtime.decoding import VaeStage
+from tm_jax.torch_runtime.denoising import DitStage
 from tm_jax.torch_runtime.dit import DiT
 from tm_jax.torch_runtime.export_format import Dtype, ExportConfig
 from tm_jax.torch_runtime.fp8 import quantise
@@ -91,7 +93,7 @@ def random_backend(
     config = dataclasses.replace(CONFIGS[name], rollout=rollout, dtype=dtype)
     devices.check_memory(config, dtype, dit_device, vae_device)
     if vae_device.type == "cpu":
-        devices.keep_freed_memory()
+        devices.share_cpu()
     with dit_device:
         student = DiT(config.student, COMPUTE[dtype])
     _draw(student, 0)
@@ -106,7 +108,8 @@ def random_backend(
     if vae_device.type == "cuda" and dtype != "f32":
         vae.half_precision()
     vae.pack()
-    return TorchBackend(config, student.eval(), vae.eval(), LogMel())
+    stages = DitStage(config, student.eval()), VaeStage(vae.eval(), config.size)
+    return TorchBackend(config, *stages, LogMel())
 
 
 def _draw(module: nn.Module, seed: int) -> None:

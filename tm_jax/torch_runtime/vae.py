@@ -164,9 +164,17 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor, state: State, *, first: bool) -> Tensor:
         """A stream's next frames, uint8 [t y x 3]: 4f of f latents, or 4f - 3 at its start."""
+        return self.frames(self.cells(latents, state, first=first))
+
+    def cells(self, latents: Tensor, state: State, *, first: bool) -> Tensor:
+        """The part of ``decode`` that remembers: patches of pixels [t y/p x/p p·p·3]."""
         history = History(state, starts=first)
         x = self.post_quant_conv((latents * self.std + self.mean).to(self.dtype))
-        video = unpatchify(self.decoder(x, history).float(), self.config.patch_size)
+        return self.decoder(x, history)
+
+    def frames(self, cells: Tensor) -> Tensor:
+        """The part of ``decode`` that takes every frame by itself."""
+        video = unpatchify(cells.float(), self.config.patch_size)
         if self.refiner is not None:
             video = self.refiner(video, self.dtype)
         return (video * 127.5 + 127.5).round_().clamp_(0, 255).to(torch.uint8)

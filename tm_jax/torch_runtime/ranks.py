@@ -1,0 +1,229 @@
+"""The engine over several GPUs, started by torchrun: R ranks denoise together, one more decodes and serves.
+
+    torchrun --nproc-per-node 5 talk.py        ranks 0 … 3 share the DiT (Ulysses), rank 4 has VAE and session
+
+    engine = serve_ranks("export")      # ranks 0 … R-1 return None, when the last rank has closed the engine
+    if engine is not None:
+        …                               # the last rank: an engine like any other
+        engine.backend.close()
+
+The last rank sends every chunk's inputs to all others and gets the latents from rank 0.  What a rank is told
+goes over a group of its own on the CPUs, so that waiting for the next chunk keeps no GPU busy.  A rank that
+dies ends the others: their next exchange fails, and each says so in one sentence.
+"""
+
+import collections
+import contextlib
+import datetime
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float32, Int32, UInt8
+
+from tm_jax.audio.front_end import AudioFrontEnd
+from tm_jax.errors import InputError
+from tm_jax.streaming.engine import StreamEngine
+from tm_jax.torch_runtime import devices
+from tm_jax.torch_runtime import export_format as form
+from tm_jax.torch_runtime.backend import PLACES, ExportBackend, Latents
+from tm_jax.torch_runtime.decoding import VaeStage
+from tm_jax.torch_runtime.denoising import DitStage, FaceBox
+from tm_jax.torch_runtime.parallel import Ulysses
+from tm_jax.torch_runtime.parts import load_dit_stage, load_front_end, load_vae_stage
+
+PATIENCE = datetime.timedelta(minutes=1)
+"""How long an exchange waits for a rank that neither answers nor dies."""
+
+REFERENCE, BEGIN, CHUNK, STOP = range(4)
+
+
+class RankLost(InputError):
+    """Another rank has died, or no longer answers."""
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and how many there are, as torchrun tells them.
+
+    Raises:
+      InputError: torchrun did not start it, or too few ranks.
+    """
+    try:
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except (KeyError, ValueError):
+        raise InputError("Several GPUs need torchrun: torchrun --nproc-per-node N PROGRAM.") from None
+    if world < 2:
+        raise InputError(f"{world} rank is too few: one for the VAE and at least one for the DiT.")
+    return rank, world
+
+
+def serve_ranks(folder: str | os.PathLike, *, dtype: form.Dtype | None = None) -> StreamEngine | None:
+    """On the last rank the engine, on all others None, once the last rank has closed it.
+
+    Raises:
+      InputError: no export, heads or tokens that don't divide among the ranks, or a rank that is lost.
+    """
+    rank, world = rank_and_world()
+    local = int(os.environ.get("LOCAL_RANK", rank))
+    names = devices.known_devices()
+    device = f"cuda:{local}" if len(names) > 1 else "cpu"
+    place = devices.device(device, f"rank {rank} needs")
+    config = form.read_config(Path(folder))
+    check_division(config, world - 1)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    told = dist.new_group(backend="gloo", timeout=PATIENCE)
+    sharing = dist.new_group(list(range(world - 1)), timeout=PATIENCE)
+    precision = dtype or config.dtype
+    if rank == world - 1:
+        vae = load_vae_stage(Path(folder), config, precision, place)
+        return StreamEngine(DrivenBackend(config, vae, load_front_end(Path(folder), config, place), told))
+    obey(load_dit_stage(Path(folder), config, precision, place, Ulysses(sharing)), told)
+    return None
+
+
+def check_division(config: form.ExportConfig, ranks: int) -> None:
+    """Refuse a student whose heads or tokens do not divide among so many ranks.
+
+    Raises:
+      InputError: they don't.
+    """
+    stride = config.vae.spatial_stride
+    tokens = 1
+    for edge, patch in zip(config.size, config.student.patch[1:], strict=True):
+        tokens *= edge // stride // patch
+    if config.student.heads % ranks or tokens % ranks:
+        raise InputError(
+            f"{config.student.heads} heads and {tokens} tokens of a frame do not divide among {ranks} ranks: "
+            "start another number of processes, one more than the ranks of the DiT."
+        )
+
+
+class RemoteState:
+    """A stream that the ranks hold, and the places of its latents here."""
+
+    def __init__(self, number: int, shape: tuple[int, ...], device: torch.device):
+        self.number, self.chunk = number, 0
+        self.places = [torch.empty(shape, device=device) for _ in range(PLACES)]
+
+
+class DrivenBackend(ExportBackend):
+    """The last rank: VAE, sound and session here, the student on all the others."""
+
+    def __init__(self, config: form.ExportConfig, vae: VaeStage, front_end: AudioFrontEnd, told: Any):
+        super().__init__(config, vae, front_end)
+        self._told, self._last, self._lock = told, dist.get_world_size() - 1, threading.Lock()
+        self._numbers, self._forgotten = itertools.count(), collections.deque()
+
+    def reference(self, picture: UInt8[np.ndarray, "y x 3"], face_box: FaceBox = None) -> "Remote":
+        """Every rank makes what it needs of the picture and its latents."""
+        pixels, latents, done = self.encoded(picture)
+        if done is not None:
+            done.synchronize()
+        known = Remote(next(self._numbers))
+        weakref.finalize(known, self._forgotten.append, known.number)
+        self._tell(REFERENCE, known.number, pixels.numpy(), latents.cpu().numpy(), face_box)
+        return known
+
+    def begin(self, reference: "Remote") -> RemoteState:
+        """Every rank begins a stream."""
+        state = RemoteState(next(self._numbers), (self.rollout.chunk, *self.latent_shape), self.vae.device)
+        weakref.finalize(state, self._forgotten.append, state.number)
+        self._tell(BEGIN, state.number, reference.number)
+        return state
+
+    def denoise(
+        self,
+        reference: "Remote",
+        state: RemoteState,
+        noises: Float32[np.ndarray, "steps 1 g h w c"],
+        windows: Float32[np.ndarray, "1 g a d"],
+        mode: Int32[np.ndarray, "1 g"],
+    ) -> tuple[Latents, RemoteState]:
+        """Every rank denoises the chunk; the first one sends the latents."""
+        place = state.places[state.chunk % PLACES]
+        state.chunk += 1
+        with self._lock:
+            self._send(CHUNK, state.number, noises, windows, mode)
+            with lost_ranks():
+                coming = dist.irecv(place, 0)
+        return Latents(place, coming, None), state
+
+    def wait(self, latents: Latents) -> None:
+        """Return when these latents have come."""
+        with lost_ranks():
+            latents.denoised.wait()
+            if latents.tensor.is_cuda:
+                torch.cuda.current_stream(latents.tensor.device).synchronize()
+
+    def close(self) -> None:
+        """The other ranks return from ``serve_ranks``."""
+        self._tell(STOP)
+        dist.destroy_process_group()
+
+    def _tell(self, *message: Any) -> None:
+        with self._lock:
+            self._send(*message)
+
+    def _send(self, *message: Any) -> None:
+        forgotten = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
+        with lost_ranks():
+            dist.broadcast_object_list([(forgotten, message)], self._last, group=self._told)
+
+
+class Remote:
+    """A reference that the ranks hold."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+def obey(stage: DitStage, told: Any) -> None:
+    """What a rank of the student does: whatever the last rank says, until it says stop."""
+    last, held, message = dist.get_world_size() - 1, {}, [None]
+    while True:
+        with lost_ranks():
+            dist.broadcast_object_list(message, last, group=told)
+            forgotten, (kind, *given) = message[0]
+            for number in forgotten:
+                held.pop(number, None)
+            if kind == STOP:
+                dist.destroy_process_group()
+                return
+            if kind == REFERENCE:
+                number, pixels, latents, face_box = given
+                both = torch.from_numpy(pixels), torch.from_numpy(latents)
+                held[number] = stage.reference(*both, None, face_box)
+            elif kind == BEGIN:
+                number, reference = given
+                held[number] = stage.begin(held[reference])
+            else:
+                _denoise(stage, held[given[0]], given[1:], last)
+
+
+@torch.inference_mode()
+def _denoise(stage: DitStage, state: Any, inputs: list[np.ndarray], last: int) -> None:
+    with stage.lane():
+        stage.launch(state, *inputs)
+        if dist.get_rank() == 0:
+            dist.send(state.content.latents.contiguous(), last)
+
+
+@contextlib.contextmanager
+def lost_ranks() -> Iterator[None]:
+    """What the libraries say in many lines, that a rank is gone, in one sentence."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise RankLost(
+            f"Rank {dist.get_rank()} lost another rank ({str(error).splitlines()[0][:120]}): "
+            "see which one died, and start all of them again."
+        ) from error
