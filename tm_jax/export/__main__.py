@@ -10,9 +10,7 @@ import dataclasses
 import fnmatch
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
@@ -25,8 +23,9 @@ ROUNDS = 4
 class Arguments:
     """Write a student and all that it needs for a host without JAX."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A folder with student.safetensors, a student's weights file, or the folder of a training run."""
+    checkpoint: Path
+    """A folder with student.safetensors, a student's weights file, or the folder of a training run; may be
+    given first without its flag."""
     to: Path
     """Folder to write; a new or an empty one, or that of an older export."""
     dtype: Literal["f32", "bf16", "fp8"] = "f32"
@@ -113,10 +112,13 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 1 where the gate failed, 2 after bad input."""
     try:
-        return run(parse(Arguments, prog="python -m tm_jax.export", description=__doc__))
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if argv and not argv[0].startswith("-"):
+            argv = ["--checkpoint", *argv]
+        return run(parse(Arguments, args=argv, prog="python -m tm_jax.export", description=__doc__))
     except InputError as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
