@@ -59,7 +59,9 @@ WITHOUT_FRAMEWORK = (
     "tm_jax/streaming/statistics.py",
 )
 # Where PyTorch may appear at all.
-WITH_TORCH = ("tm_jax/export.py", "tm_jax/torch_runtime/", "tm_jax/bench/", "tm_jax/pretrained/")
+WITH_TORCH = ("tm_jax/torch_runtime/", "tm_jax/bench/", "tm_jax/pretrained/")
+# What runs on a GPU host, where no JAX is installed.
+WITHOUT_JAX = ("tm_jax/torch_runtime/", "tm_jax/bench/serving", "tm_jax/bench/__main__.py")
 
 
 def sources() -> list[Path]:
@@ -170,5 +172,21 @@ sys.meta_path.insert(0, Missing())
 for name in {shared!r}:
     importlib.import_module(name)
 """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_a_gpu_host_runs_needs_no_jax():
+    """The PyTorch engine and its benchmark, with all that they import, and infer.py."""
+    modules = [
+        module_of(path).removesuffix(".__init__")
+        for path in sources()
+        if path.relative_to(ROOT).as_posix().startswith(WITHOUT_JAX)
+    ]
+    code = (
+        "import sys, importlib\n"
+        f"for name in {sorted(JAX)!r}: sys.modules[name] = None\n"
+        f"for name in {[*modules, 'infer']!r}: importlib.import_module(name)\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
