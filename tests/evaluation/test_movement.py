@@ -28,7 +28,13 @@ def test_a_jump_at_a_cut_is_no_movement():
     step = np.where(np.arange(150) < 75, 0.0, 3.0)
     assert movement.band_energy(step, movement.SLOW) > 0
     assert movement.band_energy(step, movement.SLOW, cuts=[75]) == 0
-    assert np.isnan(movement.band_energy(step[:40], movement.SLOW))
+    assert np.isnan(movement.band_energy(step[:20], movement.SLOW))
+
+
+def test_the_windows_of_a_teacher_are_long_enough():
+    wave = np.sin(2 * np.pi * T)
+    found = movement.band_energy(wave, movement.SLOW, cuts=[45, 81, 117])
+    assert found == pytest.approx(energy(1), rel=0.15)
 
 
 def test_the_reader_s_error_is_taken_off_both_sides(rng):

@@ -30,12 +30,13 @@ def band_energy(
     """Mean square of the frame-to-frame change within ``band`` (Hz), over the pieces between ``cuts``.
 
     All channels are added up.  A periodogram with a Hann window: what lies at the edge of a band is shared.
+    Pieces of less than a second count nothing; nan where all are.
     """
     track = np.asarray(track, np.float64).reshape(len(track), -1)
     energies, lengths = [], []
     for piece in np.split(track, list(cuts)):
         change = np.diff(piece, axis=0)
-        if len(change) < 2 * FRAMES_PER_SECOND:
+        if len(change) < FRAMES_PER_SECOND:
             continue
         window = np.hanning(len(change) + 2)[1:-1, None]
         power = np.square(np.abs(np.fft.rfft(change * window, axis=0))).sum(1)
