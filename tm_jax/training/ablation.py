@@ -9,6 +9,7 @@ the same number of steps, so the lines compare with each other, and with nothing
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,4 +140,6 @@ class Ablation:
         sync = comparison.sync_of(ours, truth).correlation.mean
         distance = comparison.distances_to_real({"student": ours}, real)["student"]
         ratios = comparison.picture_ratios(ours, real) | comparison.movement_ratios(ours, real, truth)
-        return {"lip-sync": sync, "Fréchet": distance, **ratios}
+        figures = {"lip-sync": sync, "Fréchet": distance, **ratios}
+        # What can't be said of a student, such as how far its lids close if they never do, is left out.
+        return {name: value for name, value in figures.items() if math.isfinite(value)}
