@@ -28,7 +28,7 @@ PRESET = StudentExperiment(
         batch_size=32,
         checkpoint_every=250,
         preview_every=250,
-        mesh=MeshConfig(fsdp=-1, tensor=2),
+        mesh=MeshConfig(fsdp=-1, context=2),
     ),
     model=MODEL,
     vae=Path(WAN),
@@ -42,6 +42,8 @@ PRESET = StudentExperiment(
     critic_optim=OptimConfig(lr=4e-7, betas=(0.0, 0.999), weight_decay=0.01, clip=10.0),
     clip=CLIP,
     videos=VIDEOS,
-    pairs=PairsConfig(count=4096, sampler=SamplerConfig(steps=40, schedule=SCHEDULE, guidance=GUIDANCE)),
+    pairs=PairsConfig(
+        count=4096, batch=32, sampler=SamplerConfig(steps=40, schedule=SCHEDULE, guidance=GUIDANCE)
+    ),
     ema=0.99,
 )

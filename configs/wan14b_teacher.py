@@ -39,7 +39,7 @@ PRESET = TeacherExperiment(
         batch_size=32,
         checkpoint_every=1000,
         preview_every=1000,
-        mesh=MeshConfig(fsdp=-1, tensor=2),
+        mesh=MeshConfig(fsdp=-1, context=2),
     ),
     model=MODEL,
     vae=Path(WAN),

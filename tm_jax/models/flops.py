@@ -72,19 +72,23 @@ def dit_flops(
     height: int,
     width: int,
     chunk: int | None = None,
+    late: bool = False,
     batch: int = 1,
 ) -> DiTFlops:
     """A whole clip: ``frames`` latents of height × width.
 
     Args:
-      chunk: latents of a chunk under the sparse causal pattern, where the first chunk reads itself, the
-        second two and every later one three; None is bidirectional.
+      chunk: latents of a chunk under the sparse causal pattern, whose chunks read the first one, the
+        one before and themselves; None is bidirectional.
+      late: the chunks but the first come from late in a stream, so that the second reads three too.
     """
     spatial = _spatial_tokens(config, height, width)
-    read: float | int = frames * spatial
-    if chunk is not None:
+    if chunk is None:
+        read = float(frames * spatial)
+    else:
         count = frames // chunk
-        read = chunk * spatial * sum(min(i + 1, 3) for i in range(count)) / count
+        reads = [1, *(3 if late else min(i + 1, 3) for i in range(1, count))]
+        read = sum(reads) / count * chunk * spatial
     return batch * _evaluation(config, frames, spatial, read, condition=True)
 
 
@@ -94,7 +98,7 @@ def chunk_flops(config: DiTConfig, *, chunk: int, height: int, width: int, batch
     The keys and values of text and image are the stream's and not counted.
     """
     spatial = _spatial_tokens(config, height, width)
-    return batch * _evaluation(config, chunk, spatial, 3 * chunk * spatial, condition=False)
+    return batch * _evaluation(config, chunk, spatial, 3.0 * chunk * spatial, condition=False)
 
 
 def condition_flops(config: DiTConfig, *, batch: int = 1) -> float:
@@ -121,10 +125,8 @@ def _condition(config: DiTConfig) -> tuple[float, float, float]:
     return entry, second, 2.0 * tokens * 2 * d * d
 
 
-def _evaluation(
-    config: DiTConfig, frames: int, spatial: int, read: float | int, *, condition: bool
-) -> DiTFlops:
-    """``frames`` latents of ``spatial`` tokens, each of which reads ``read`` keys in self-attention."""
+def _evaluation(config: DiTConfig, frames: int, spatial: int, read: float, *, condition: bool) -> DiTFlops:
+    """``frames`` latents of ``spatial`` tokens, each of which self-attends to ``read`` keys on average."""
     d, tokens, patch = config.width, frames * spatial, math.prod(config.patch)
     entry = 2.0 * tokens * config.in_channels * patch * d + 2.0 * config.time_frequencies * d
     outside = 2.0 * (d * d + 6 * d * d) + 2.0 * tokens * d * config.out_channels * patch

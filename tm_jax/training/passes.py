@@ -2,7 +2,7 @@
 
 Every number is one clip's.  By name of the program, as the phases give them:
 
-    update              1 bidirectional, trained                            the teacher's flow matching
+    update              1 bidirectional, trained: the teacher's flow matching
     pairs               steps × guided directions, bidirectional
     warmup              1 sparse at each noise level, trained
     own_k               1 sparse at each noise level up to k
@@ -11,7 +11,7 @@ Every number is one clip's.  By name of the program, as the phases give them:
     critic              1 bidirectional, trained
     gap                 the teacher's guided directions and the critic, bidirectional
     student             1 sparse, trained, and those of the warm-up
-    student_long        the same
+    student_long        the same, of chunks that come late in a stream
 """
 
 import dataclasses
@@ -67,8 +67,9 @@ def executed_flops(passes: Passes, remat: str, *, fused: bool) -> float:
     return sum(one.executed_flops(remat, fused=fused) for one in passes)
 
 
-def _whole(model: DiTConfig, clip: ClipShape, chunk: int | None = None) -> DiTFlops:
-    return dit_flops(model, frames=clip.frames, height=clip.height, width=clip.width, chunk=chunk)
+def _whole(model: DiTConfig, clip: ClipShape, chunk: int | None = None, late: bool = False) -> DiTFlops:
+    size = {"frames": clip.frames, "height": clip.height, "width": clip.width}
+    return dit_flops(model, **size, chunk=chunk, late=late)
 
 
 def directions(guidance: Guidance) -> int:
@@ -108,8 +109,9 @@ def distillation_passes(
         found[f"own_{step}"] = (Pass(sparse, clip.frames, step + 1),)
         found[f"real_{step}"] = (Pass(sparse, clip.frames),)
         found[f"long_{step}"] = stream_passes(model, clip, rollout, chunks=long_chunks)
-    student = (Pass(sparse, clip.frames, trained=True), regression)
-    return found | {"student": student, "student_long": student}
+    late = _whole(model, clip, rollout.chunk, late=True)
+    of = lambda estimate: (Pass(estimate, clip.frames, trained=True), regression)
+    return found | {"student": of(sparse), "student_long": of(late)}
 
 
 def stream_passes(
