@@ -70,7 +70,7 @@ def stream_steps(experiment: Any, mesh: AnyMesh) -> dict[str, tuple[Any, tuple]]
 
     def place(leaf):
         # Keys and values [layers b tokens n k] lie where their heads are made.
-        names = (None, None, None, "heads", None) if leaf.shape[3:4] == (model.heads,) else ()
+        names = (None, None, None, "whole_heads", None) if leaf.shape[3:4] == (model.heads,) else ()
         return array_sharding(leaf.shape, names, mesh, rules) if names else replicated(mesh)
 
     reference, state = (
