@@ -4,6 +4,16 @@
 
 Self-Forcing's optimizers (generator 2e-6, critic 4e-7, β₁ 0, weight decay 0.01, EMA 0.99) and its 600 updates
 of the student, five of the critic to each; CausVid's gradient clip 10 and guidance 3.5 + 1.
+
+What it takes, by `python -m tm_jax.plan wan14b_student --topology …` (2026-11-28; time by the roofline), in
+student_long, the program that takes the most memory:
+
+    gpu:h100:8x8    38 of 80 GB a GPU     6.7 s an update, MFU 46 %      550 GPU-hours in all
+    v5p:4x4x4       30 of 103 GB a chip   14.4 s, MFU 46 %             1,160 chip-hours
+                    (memory with --mesh fsdp=32,tensor=2)
+    v6e:16x16       21 of 34 GB a chip    8.4 s, MFU 39 %              1,190 chip-hours
+                    (memory with --mesh fsdp=128,tensor=2)
+    gpu:h100:2x8    74 of 80 GB a GPU     with --loop.batch-size 8
 """
 
 from pathlib import Path

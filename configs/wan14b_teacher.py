@@ -2,10 +2,17 @@
 
     python train.py wan14b_teacher --init-from Wan-AI/Wan2.1-I2V-14B-480P-Diffusers
 
-Mesh fsdp × tensor 2; on other numbers of devices give --loop.batch-size, a multiple of fsdp.  Attention over
+Mesh fsdp × context 2; on other numbers of devices give --loop.batch-size, a multiple of fsdp.  Attention over
 21,504 tokens needs a fused kernel, cuDNN's on GPUs and splash on TPUs: --model.attention xla would hold 37 GB
 of logits.  The paper and Wan tell no optimizer for this phase: these numbers are this project's, and untried
 at this size.
+
+What it takes, by `python -m tm_jax.plan wan14b_teacher --topology …` (2026-11-28; time by the roofline):
+
+    gpu:h100:8x8    15 of 80 GB a GPU     3.0 s a step, MFU 46 %    1,070 GPU-hours in all
+    v5p:4x4x4       19 of 103 GB a chip   6.5 s a step, MFU 46 %    2,300 chip-hours
+                    (memory with --mesh fsdp=32,tensor=2)
+    gpu:h100:1x8    66 of 80 GB a GPU     a batch in 8 parts, --mesh fsdp=4,tensor=2
 """
 
 from pathlib import Path
