@@ -13,7 +13,7 @@ student_long, the program that takes the most memory:
                     (memory with --mesh fsdp=32,tensor=2)
     v6e:16x16       21 of 34 GB a chip    8.4 s, MFU 39 %              1,190 chip-hours
                     (memory with --mesh fsdp=128,tensor=2)
-    gpu:h100:2x8    74 of 80 GB a GPU     with --loop.batch-size 8
+    gpu:h100:2x8    60 of 80 GB a GPU     with --mesh fsdp=4,context=4 --loop.batch-size 4
 """
 
 from pathlib import Path
