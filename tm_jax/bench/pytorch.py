@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from tm_jax.bench.timing import in_turn
 from tm_jax.errors import InputError
@@ -61,7 +62,6 @@ class Size:
             audio_dim=0,
             dtype="float32",
             remat="products",
-            attention="blocked",
         )
 
 
@@ -106,7 +106,7 @@ class Figure:
         return self.theirs / self.ours
 
 
-def _reference() -> tuple[Any, Any]:
+def reference() -> tuple[Any, Any]:
     """torch and diffusers, which only this command needs."""
     try:
         import diffusers
@@ -119,17 +119,54 @@ def _reference() -> tuple[Any, Any]:
     return torch, diffusers
 
 
-def _filled(model_class: type[nnx.Module], config: Any, theirs: Any, names: Any) -> nnx.Module:
+def filled(model_class: type[nnx.Module], config: Any, theirs: Any, names: Any) -> nnx.Module:
     """Our model with the weights of theirs."""
     abstract = jax.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))
     return load(abstract, {key: value.numpy() for key, value in theirs.state_dict().items()}, names)
+
+
+def transformer(config: DiTConfig) -> Any:
+    """diffusers' transformer of this size, with random weights."""
+    _, diffusers = reference()
+    return diffusers.WanTransformer3DModel(
+        patch_size=config.patch,
+        num_attention_heads=config.heads,
+        attention_head_dim=config.head_dim,
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        text_dim=config.text_width,
+        freq_dim=config.time_frequencies,
+        ffn_dim=config.ffn,
+        num_layers=config.layers,
+        image_dim=config.image_width,
+        added_kv_proj_dim=config.width,
+    )
+
+
+def without_sound(
+    config: DiTConfig,
+    condition: Float[Array, "b f h w mask_and_c"],
+    text: Float[Array, "b text text_width"],
+    image: Float[Array, "b image image_width"],
+) -> Conditioning:
+    """What our transformer is told where diffusers' hears nothing."""
+    batch, frames, height, width, _ = condition.shape
+    return Conditioning(
+        text_tokens=text,
+        image_tokens=image,
+        condition=condition,
+        audio_tokens=jnp.zeros((batch, frames, config.audio_slots, config.audio_width)),
+        audio_keep=jnp.zeros((batch, frames)),
+        face_mask=jnp.ones((batch, height, width)),
+        mode=jnp.zeros((batch, frames), jnp.int32),
+    )
 
 
 def _compared(
     name: str, ours: Callable, model: nnx.Module, theirs: Callable, inputs: tuple, repeats: int, blocks: int
 ) -> Figure:
     """Times ours(model, *inputs), compiled, against theirs(*inputs as channels-first tensors)."""
-    torch, _ = _reference()
+    torch, _ = reference()
     arrays = tuple(jnp.asarray(value) for value in inputs)
     compiled = jax.jit(ours).lower(model, *arrays).compile()
     first = lambda value: value.transpose(0, 4, 1, 2, 3) if value.ndim == 5 else value
@@ -138,16 +175,16 @@ def _compared(
         run = lambda: jax.block_until_ready(compiled(model, *arrays))
         taken = in_turn((run, lambda: theirs(*tensors)), blocks=blocks, repeats=repeats, pause=_PAUSE)
         result = np.asarray(run(), np.float64)
-        reference = theirs(*tensors).permute(0, 2, 3, 4, 1).numpy()
-    error = np.linalg.norm(result - reference) / np.linalg.norm(reference)
+        expected = theirs(*tensors).permute(0, 2, 3, 4, 1).numpy()
+    error = np.linalg.norm(result - expected) / np.linalg.norm(expected)
     return Figure(name, inputs[0].shape, *map(statistics.median, taken), error=float(error))
 
 
 def _vae_figures(size: Size, rng: np.random.Generator, repeats: int, blocks: int) -> list[Figure]:
-    _, diffusers = _reference()
+    _, diffusers = reference()
     config = size.vae()
     theirs = diffusers.AutoencoderKLWan(base_dim=config.base_dim).eval()
-    ours = _filled(VAE, config, theirs, wan_vae_names(config))
+    ours = filled(VAE, config, theirs, wan_vae_names(config))
     frames, rows, columns = size.latents
     latents = rng.normal(size=(1, *size.latents, config.z_dim)).astype(np.float32)
     stride = config.spatial_stride
@@ -163,22 +200,9 @@ def _vae_figures(size: Size, rng: np.random.Generator, repeats: int, blocks: int
 
 
 def _dit_figure(size: Size, rng: np.random.Generator, repeats: int, blocks: int) -> Figure:
-    _, diffusers = _reference()
     config = size.dit()
-    theirs = diffusers.WanTransformer3DModel(
-        patch_size=config.patch,
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_dim,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        text_dim=config.text_width,
-        freq_dim=config.time_frequencies,
-        ffn_dim=config.ffn,
-        num_layers=config.layers,
-        image_dim=config.image_width,
-        added_kv_proj_dim=config.width,
-    ).eval()
-    ours = _filled(DiT, config, theirs, DIFFUSERS)
+    theirs = transformer(config).eval()
+    ours = filled(DiT, config, theirs, DIFFUSERS)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
     inputs = (
         draw(1, *size.latents, config.in_channels),
@@ -188,19 +212,10 @@ def _dit_figure(size: Size, rng: np.random.Generator, repeats: int, blocks: int)
     )
 
     def forward(model, x, sigma, text, image):
-        frames, height, width = size.latents
-        conditioning = Conditioning(
-            text_tokens=text,
-            image_tokens=image,
-            condition=x[..., config.out_channels :],
-            audio_tokens=jnp.zeros((1, frames, config.audio_slots, config.audio_width)),
-            audio_keep=jnp.zeros((1, frames)),
-            face_mask=jnp.ones((1, height, width)),
-            mode=jnp.zeros((1, frames), jnp.int32),
-        )
+        conditioning = without_sound(config, x[..., config.out_channels :], text, image)
         return model(x[..., : config.out_channels], sigma, conditioning, pattern=Bidirectional())
 
-    def reference(x, sigma, text, image):
+    def run(x, sigma, text, image):
         return theirs(
             hidden_states=x,
             timestep=1000.0 * sigma,
@@ -209,7 +224,7 @@ def _dit_figure(size: Size, rng: np.random.Generator, repeats: int, blocks: int)
             return_dict=False,
         )[0]
 
-    return _compared("DiT forward", forward, ours, reference, inputs, repeats, blocks)
+    return _compared("DiT forward", forward, ours, run, inputs, repeats, blocks)
 
 
 def measure_speed(size: str = "small", repeats: int = 3, blocks: int = 3, seed: int = 0) -> list[Figure]:
@@ -225,7 +240,7 @@ def measure_speed(size: str = "small", repeats: int = 3, blocks: int = 3, seed: 
     """
     if repeats < 1 or blocks < 1:
         raise InputError(f"--repeats {repeats} --blocks {blocks}: give at least 1 of each")
-    torch, _ = _reference()
+    torch, _ = reference()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(seed)
     rng, what = np.random.default_rng(seed), SIZES[size]
