@@ -12,6 +12,7 @@ from PIL import Image
 
 import infer
 from tests.audio.test_voice_activity import voice
+from tests.media.sounds import write
 from tests.media.test_video import read_all, write_sound
 from tests.streaming.tiny import models
 from tm_jax.media.video import read_frames
@@ -130,6 +131,15 @@ def test_fault_far_into_the_sound_loses_nothing(files):
     status, _, err = files(audio="late.wav")
     assert status == 2 and "near 1.9 s" in err
     assert len(list(read_frames(files.folder / "out.mp4"))) == 45
+
+
+def test_sound_that_was_lost_is_told_and_the_rest_plays(files):
+    content = bytearray(write(files.folder / "a.opus", "opus").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 10] = bytes(10)
+    (files.folder / "a.opus").write_bytes(content)
+    status, out, err = files(audio="a.opus")
+    assert status == 0 and "1.5" in out and "about 1.0 s of its 2.5 s of sound are missing" in err
+    assert 36 <= len(list(read_frames(files.folder / "out.mp4"))) <= 39
 
 
 BAD = {
