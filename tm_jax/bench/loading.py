@@ -272,10 +272,10 @@ def measure(
 
     Raises InputError where the devices do not divide among the processes or the disk is too small.
     """
-    if processes < 1 or devices < 1 or devices % processes or files < 1:
-        raise InputError(
-            f"{devices} devices do not divide among {processes} processes ({files} files); choose a multiple"
-        )
+    if min(processes, devices, files) < 1 or not 0 < gib < float("inf"):
+        raise InputError("--gib must be more than 0, and --files, --processes and --devices at least 1")
+    if devices % processes:
+        raise InputError(f"{devices} devices do not divide among {processes} processes; choose a multiple")
     try:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             write_checkpoint(Path(name), sized_config(gib, dtype), files, dtype)
