@@ -17,6 +17,7 @@ BENCHMARKS = {
     "live": "a call from a headless browser: delays, skew, frame rate, stalls",
     "serving": "the PyTorch engine: stages, rates, delays and memory, on an export or on random weights",
     "training": "a training step of our DiT against PyTorch's (diffusers), as a ratio",
+    "peers": "our PyTorch student against diffusers without a cache and Self-Forcing's causal loop",
     "loading": "a synthetic public checkpoint loaded by several processes, and the memory that it takes",
 }
 

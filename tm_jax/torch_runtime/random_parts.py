@@ -96,7 +96,7 @@ def random_backend(
         devices.share_cpu()
     with dit_device:
         student = DiT(config.student, COMPUTE[dtype])
-    _draw(student, 0)
+    draw(student, 0)
     if dtype == "fp8":
         quantise(student)
     for module in student.modules():
@@ -104,7 +104,7 @@ def random_backend(
             module.pack()
     with vae_device:
         vae = VAE(config.vae)
-    _draw(vae, 1)
+    draw(vae, 1)
     if vae_device.type == "cuda" and dtype != "f32":
         vae.half_precision()
     vae.pack()
@@ -112,7 +112,7 @@ def random_backend(
     return TorchBackend(config, *stages, LogMel())
 
 
-def _draw(module: nn.Module, seed: int) -> None:
+def draw(module: nn.Module, seed: int) -> None:
     """Weights of about unit gain: matrices and kernels normal, scales near one, all else small."""
     generators: dict[torch.device, torch.Generator] = {}
     norms = {id(m.gamma) for m in module.modules() if isinstance(m, RMSNorm)}
