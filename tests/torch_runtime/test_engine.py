@@ -101,6 +101,11 @@ def test_the_example_of_the_documentation_runs_as_printed(engine):
     assert sum(len(frames) for frames, _ in shown) == 75 and "block" in told
 
 
+def test_the_documentation_prints_the_example_that_is_tested():
+    source = (ROOT / "tests" / "streaming" / "embedding.py").read_text()
+    assert source.split("\n", 2)[2].strip() in (ROOT / "docs" / "serving.md").read_text()
+
+
 def test_places_are_the_masks_positions():
     for frames in (3, 7):
         for chunk in range(12):

@@ -54,28 +54,43 @@ class Arguments:
 def run(arguments: Arguments) -> str:
     """The table; figures and picture are in the folder."""
     try:
-        from tm_jax.bench.serving_measure import measure, prepare
+        from tm_jax.bench.serving_measure import OutOfMemory, measure, prepare
     except ModuleNotFoundError as error:
         raise InputError(f"This benchmark needs {error.name}: pip install '.[serving]'.") from error
     from tm_jax.bench.serving_report import draw_timeline, table
 
-    figures = []
+    figures, left_out = [], []
     for dtype, apart in _settings(arguments):
         backend = prepare(arguments, dtype, apart)
         for chunk, steps in _rollouts(arguments, backend):
-            figures.append(measure(backend, chunk, steps, arguments.chunks, arguments.live))
-            print(table(figures[-1:]).splitlines()[-1], flush=True)
+            try:
+                figure = measure(backend, chunk, steps, arguments.chunks, arguments.live)
+            except OutOfMemory as error:
+                if not arguments.study:
+                    raise InputError(f"Chunks of {chunk} in {steps} steps do not fit: {error}.") from None
+                left_out.append(f"{dtype}, chunks of {chunk}, {steps} steps: too little memory")
+                continue
+            figures.append(figure)
+            print(table([figure]).splitlines()[-1], flush=True)
+            _write(figures, arguments.out)
         del backend
-    text = table(figures)
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        content = [dataclasses.asdict(figure) for figure in figures]
-        (arguments.out / "serving.json").write_text(json.dumps(content, indent=1) + "\n")
-        (arguments.out / "serving.txt").write_text(text + "\n")
+    text = "\n".join([table(figures), *left_out])
+    if figures:
         draw_timeline(figures, arguments.out / "timeline.png")
-    except OSError as error:
-        raise InputError(f"The figures could not be written to {arguments.out}: {error}.") from error
     return f"{text}\n\n{arguments.out}/: serving.json, serving.txt, timeline.png"
+
+
+def _write(figures: list, out: Path) -> None:
+    """All figures so far: what comes after may fail."""
+    from tm_jax.bench.serving_report import table
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        content = [dataclasses.asdict(figure) for figure in figures]
+        (out / "serving.json").write_text(json.dumps(content, indent=1) + "\n")
+        (out / "serving.txt").write_text(table(figures) + "\n")
+    except OSError as error:
+        raise InputError(f"The figures could not be written to {out}: {error}.") from error
 
 
 def _settings(arguments: Arguments) -> list[tuple[str, bool]]:

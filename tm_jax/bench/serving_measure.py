@@ -22,6 +22,7 @@ from tm_jax.torch_runtime.backend import TorchBackend
 from tm_jax.torch_runtime.parts import load_backend
 from tm_jax.torch_runtime.random_parts import random_backend
 
+OutOfMemory = torch.OutOfMemoryError
 UNMEASURED = 3
 """Chunks at a stream's beginning that are left out of the rates."""
 BLOCK = 320
@@ -124,7 +125,11 @@ def prepare(arguments: Arguments, dtype: str, apart: bool) -> TorchBackend:
 
 
 def measure(backend: TorchBackend, chunk: int, steps: int, chunks: int, live: bool) -> Figures:
-    """All figures of one rollout."""
+    """All figures of one rollout.
+
+    Raises:
+      OutOfMemory: a device has no room for it.
+    """
     rollout = dataclasses.replace(backend.rollout, chunk=chunk, steps=steps)
     backend = backend.with_rollout(rollout)
     copies = _Copies(backend)

@@ -20,6 +20,10 @@ from tm_jax.torch_runtime.rollout import Reference, Rollout
 FaceBox = tuple[int, int, int, int] | None
 
 
+class NoRoom(InputError, torch.OutOfMemoryError):
+    """A device holds as many streams as it can."""
+
+
 class DitStage:
     """One student on its device, for any number of streams."""
 
@@ -105,11 +109,11 @@ class DitStage:
             with self.lane():
                 state = self._streams.take(lambda: self._rollout.begin(reference))
                 state.content.begin(reference)
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             needed = stream_bytes(self.config, self.dtype) / 1e9
-            raise InputError(
+            raise NoRoom(
                 f"{self.device} has no room for one more stream of {needed:.1f} GB: close one first."
-            ) from None
+            ) from error
         return state
 
     def launch(self, state: Lent, noises: np.ndarray, windows: np.ndarray, mode: np.ndarray) -> None:
