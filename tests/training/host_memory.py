@@ -8,6 +8,7 @@ needs.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import os
 import subprocess
@@ -30,6 +31,8 @@ PORT = 23900
 def peak(reset: bool = False) -> float:
     """The most memory that this process has held since the last reset, in GB."""
     if reset:
+        # What was freed goes back to the system first: the allocator would keep it.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1e6
@@ -69,21 +72,6 @@ def measure(config, process: int) -> None:
         jax.block_until_ready((state, teacher))
         held = local_gb((state, teacher))
         tell("loaded", held, base)
-        rng, sharding = np.random.default_rng(0), batch_sharding(mesh)
-        rows = len(local_rows(sharding, config.loop.batch_size))
-
-        def random(leaf):
-            values = rng.normal(size=(rows, *leaf.shape[1:])).astype(leaf.dtype)
-            return jax.make_array_from_process_local_data(sharding, values)
-
-        batch = jax.tree.map(random, phase.abstract_batch(mesh))
-        state, _ = phase.step(state, batch, 0)
-        jax.block_until_ready(state)
-        peak(reset=True)
-        for _ in range(2):
-            state, _ = phase.step(state, batch, 0)
-        jax.block_until_ready(state)
-        tell("trained (gradients and activations included)", held, base)
         peak(reset=True)
         checkpoints = Checkpoints(config.loop.folder / "checkpoints", keep=1, config=config, same=())
         checkpoints.save(1, state, {}, {})
@@ -102,6 +90,21 @@ def measure(config, process: int) -> None:
         jax.block_until_ready(state)
         tell("restored", held, base)
         checkpoints.close()
+        rng, sharding = np.random.default_rng(0), batch_sharding(mesh)
+        rows = len(local_rows(sharding, config.loop.batch_size))
+
+        def random(leaf):
+            values = rng.normal(size=(rows, *leaf.shape[1:])).astype(leaf.dtype)
+            return jax.make_array_from_process_local_data(sharding, values)
+
+        batch = jax.tree.map(random, phase.abstract_batch(mesh))
+        state, _ = phase.step(state, batch, 0)
+        jax.block_until_ready(state)
+        peak(reset=True)
+        for _ in range(2):
+            state, _ = phase.step(state, batch, 0)
+        jax.block_until_ready(state)
+        tell("trained (gradients and activations included)", held, base)
 
 
 def main() -> None:
