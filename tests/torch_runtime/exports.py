@@ -26,7 +26,7 @@ from tm_jax.pretrained.wan_vae import wan_vae_names
 from tm_jax.pretrained.wav2vec2 import wav2vec2_names
 from tm_jax.pretrained.weights import save_model
 
-HEARING = dataclasses.replace(DIT_CONFIG, audio_width=12)
+HEARING = dataclasses.replace(DIT_CONFIG, audio_width=12, audio_eps=0.1)
 VISEMES = VisemeConfig(width=16, dilations=(1, 3), outputs=12)
 FACE_BOX = (4, 8, 12, 20)
 

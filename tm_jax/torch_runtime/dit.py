@@ -183,7 +183,7 @@ class DiT(nn.Module):
     def audio_tokens(self, windows: Tensor) -> Tensor:
         """Embedded sound [g a audio_dim] from its windows [g a audio_width]."""
         projected = self.audio_projection(windows.to(self.dtype))
-        normed = layer_norm(projected, self.config.eps, self.audio_norm.weight, self.audio_norm.bias)
+        normed = layer_norm(projected, self.config.audio_eps, self.audio_norm.weight, self.audio_norm.bias)
         return (normed + self.audio_position).to(self.dtype)
 
     def embed(self, noisy: Tensor, condition: Tensor | None, mode: Tensor | None) -> Tensor:
