@@ -17,7 +17,7 @@ def prewarm(process: JobProcess) -> None:
     """Once a process: the engine, compiled, and what it needs of the picture."""
     engine = load_engine(WEIGHTS)
     engine.warm_up()
-    picture, box = portrait(IMAGE, engine.size)
+    picture, box = portrait(IMAGE, engine)
     process.userdata["face"] = (engine, engine.reference(picture, box), picture)
 
 

@@ -90,7 +90,10 @@ def test_whoever_reads_the_output(work, shell, status, complaint):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_stopped_command_cleans_up(number, tmp_path):
     code = (
-        "import sys, time, pathlib\nfrom tm_jax.command import run\n"
+        "import signal, sys, time, pathlib\nfrom tm_jax.command import run\n"
+        # Whoever runs the tests in the background ignores these signals, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"part, ready = pathlib.Path({str(tmp_path / 'part')!r}), pathlib.Path({str(tmp_path / 'ready')!r})\n"
         "def work():\n    part.touch()\n    try:\n        ready.touch()\n        time.sleep(60)\n"
         "    finally:\n        part.unlink()\nsys.exit(run('name', work, stopped='nothing is lost'))"

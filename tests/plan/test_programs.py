@@ -114,7 +114,7 @@ def test_the_distillation_s_programs_are_those_that_run(rng):
             "warmup": (state.student, batch, key),
             "long_1": (state.student.model, batch, key),
             "critic": (state.critic, own, key),
-            "gap": (frozen, state.critic.model, own, key),
+            "gap": (frozen, state.critic.model, own.clean, own.conditioning, key),
             "student": (state.student, own, own.clean, batch, key),
         }
         for name, arguments in given.items():

@@ -163,7 +163,7 @@ async def churn(arguments: Arguments) -> str:
     await asyncio.to_thread(engine.warm_up)
     server = Server(
         engine,
-        portrait(arguments.image, engine.size),
+        portrait(arguments.image, engine),
         Mirror,
         gate=Gate.made_for("127.0.0.1"),
         capacity=arguments.at_once + UNCONNECTED,

@@ -198,7 +198,7 @@ async def measure(arguments: Arguments) -> dict[str, float]:
     from tm_jax.streaming.parts import load_engine
 
     engine = await asyncio.to_thread(load_engine, arguments.weights)
-    picture = portrait(arguments.image, engine.size)
+    picture = portrait(arguments.image, engine)
     capacity = await asyncio.to_thread(measure_capacity, engine, picture[0])
     server = Server(engine, picture, Mirror, gate=Gate.made_for("127.0.0.1"))
     runner = web.AppRunner(server.application(), access_log=None)

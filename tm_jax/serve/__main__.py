@@ -133,7 +133,7 @@ async def serve(arguments: Arguments) -> None:
     tls, voice = tls_context(arguments), voice_factory(arguments)
     print("loading and measuring …", flush=True)
     engine = await asyncio.to_thread(load, arguments)
-    picture = await asyncio.to_thread(portrait, arguments.image, engine.size)
+    picture = await asyncio.to_thread(portrait, arguments.image, engine)
     found = await asyncio.to_thread(measure, engine, picture[0])
     capacity = arguments.max_calls or found.calls
     server = Server(engine, picture, voice, gate=Gate.made_for(arguments.host), capacity=capacity)

@@ -11,17 +11,18 @@ from tm_jax.errors import InputError
 from tm_jax.media.face import framed
 from tm_jax.media.picture import fit, read_picture
 from tm_jax.serve.limits import MOST_PICTURE_PIXELS
+from tm_jax.streaming.engine import StreamEngine
 
 
-def portrait(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple | None]:
+def portrait(path: Path, engine: StreamEngine) -> tuple[np.ndarray, tuple | None]:
     """A picture of the model's size and the box in which it moves.
 
     Raises:
       InputError: the file is no picture that can be used.
     """
     photo = read_picture(path)
-    crop, box = framed(np.asarray(photo), "auto", size)
-    return fit(photo, size, crop), box
+    framing = framed(np.asarray(photo), "", engine.size, all_moves=not engine.has_picture_encoder)
+    return fit(photo, engine.size, framing.face), framing.moving
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -31,7 +32,7 @@ def png(picture: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def uploaded(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, tuple | None]:
+def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | None]:
     """The same of a picture's bytes, which came from outside.
 
     Raises:
@@ -48,6 +49,6 @@ def uploaded(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, tuple | No
         path = Path(folder) / "picture"
         path.write_bytes(data)
         try:
-            return portrait(path, size)
+            return portrait(path, engine)
         except InputError as error:
             raise InputError(str(error).replace(f" {path}", "")) from None

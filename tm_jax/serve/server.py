@@ -154,7 +154,7 @@ class Server:
 
     async def _picture(self, request: web.Request) -> web.Response:
         data = await read_bounded(request, limits.MOST_PICTURE_BYTES, "picture")
-        picture, box = await asyncio.to_thread(pictures.uploaded, data, self.engine.size)
+        picture, box = await asyncio.to_thread(pictures.uploaded, data, self.engine)
         name = hashlib.sha256(data).hexdigest()[:24]
         if name not in self._characters:
             reference = await asyncio.to_thread(self.engine.reference, picture, box)
