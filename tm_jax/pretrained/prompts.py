@@ -21,6 +21,7 @@ from tm_jax.errors import InputError
 from tm_jax.pretrained.hub import resolve
 from tm_jax.pretrained.layouts import FOLDERS, open_public
 from tm_jax.pretrained.tokenizer import load_tokenizer
+from tm_jax.pretrained.weights import open_to_others
 
 DEFAULT_PROMPT = "A person is talking."
 """What a model is told where nobody says anything else, in training and in streams."""
@@ -86,6 +87,7 @@ def save_prompt(path: str | os.PathLike, prompt: Prompt) -> None:
             partial,
             metadata={"format": _FORMAT, "prompt": json.dumps(prompt.text)},
         )
+        open_to_others(partial)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"The prompt could not be written to {path}: {error}.") from error

@@ -70,6 +70,13 @@ def _store(name: str, array: np.ndarray, dtype: Literal["f32", "f16"]) -> np.nda
     return np.ascontiguousarray(array.astype(np.float16 if dtype == "f16" else np.float32))
 
 
+def open_to_others(path: Path) -> None:
+    """Give a file the rights of any new one: safetensors writes files that their owner alone may read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def save_model(
     path: str | os.PathLike,
     model: nnx.Module,
@@ -94,6 +101,7 @@ def save_model(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             save_file(arrays, partial, metadata=header)
+            open_to_others(partial)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
