@@ -126,7 +126,7 @@ class AudioChunker:
         self._speaking = np.zeros(0, bool)
         self._base = 0  # number of the first token that is kept
         self._coming = _Samples()  # sound not heard yet
-        self._heard = _Samples()  # sound heard and not passed on
+        self._consumed = _Samples()  # sound heard and not passed on
         self._passed, self._position, self._judged = 0, 0, 0  # samples: passed on, heard, asked for voice
         self._borders = collections.deque([_Border(0, self._state, 0)])
         self._index, self._frames = 0, 0
@@ -136,7 +136,7 @@ class AudioChunker:
     @property
     def waiting(self) -> int:
         """Samples that have come and are in no chunk yet."""
-        return len(self._coming) + len(self._heard)
+        return len(self._coming) + len(self._consumed)
 
     @property
     def over(self) -> bool:
@@ -155,7 +155,7 @@ class AudioChunker:
 
     def interrupt(self) -> None:
         """Drop all sound that is in no chunk yet; the next chunk listens to silence, and is there at once."""
-        self._heard, self._coming = _Samples(), _Samples()
+        self._consumed, self._coming = _Samples(), _Samples()
         self._rewind()
         self._activity, self._judged = VoiceActivity(), self._passed
         self._speaking = self._speaking[: self._passed // SAMPLES_PER_TOKEN - self._base]
@@ -230,17 +230,17 @@ class AudioChunker:
             if not count:
                 return
             block = self._coming.take(min(count, self._step()))
-            self._heard.append(block)
+            self._consumed.append(block)
             self._receive(block, judge=True)
 
     def _receive(self, samples: np.ndarray, *, judge: bool) -> None:
         start, stop = self._position, self._position + len(samples)
-        heard = np.where(inside(self._listen, start, len(samples), SAMPLE_RATE), np.float32(0), samples)
+        audible = np.where(inside(self._listen, start, len(samples), SAMPLE_RATE), np.float32(0), samples)
         if judge and stop > self._judged:
-            spoken = self._activity.push(heard[self._judged - start :])
+            spoken = self._activity.push(audible[self._judged - start :])
             self._speaking, self._judged = np.concatenate([self._speaking, spoken]), stop
         tokens, self._state = self._front_end.push(
-            self._state, np.zeros_like(heard) if self._silent else heard
+            self._state, np.zeros_like(audible) if self._silent else audible
         )
         self._tokens, self._position = np.concatenate([self._tokens, tokens]), stop
         if stop == self._chunk_end(self._index + len(self._borders) - 1):
@@ -252,7 +252,7 @@ class AudioChunker:
         self._borders = collections.deque([border])
         self._state, self._position = border.state, border.sample
         self._tokens = self._tokens[: border.tokens - self._base]
-        self._coming.put_back(self._heard.take(len(self._heard)))
+        self._coming.put_back(self._consumed.take(len(self._consumed)))
 
     def _window(self, latent: int) -> np.ndarray:
         """Tokens round a latent frame; zeros before the beginning and after the end of the sound."""
@@ -277,7 +277,7 @@ class AudioChunker:
 
     def _pass_on(self, frames: int) -> np.ndarray:
         """The sound of the next frames; what is left was heard for the chunk after."""
-        sound = self._heard.take(frames * SAMPLES_PER_FRAME)
+        sound = self._consumed.take(frames * SAMPLES_PER_FRAME)
         self._passed += len(sound)
         return sound
 

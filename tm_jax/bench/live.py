@@ -145,10 +145,10 @@ def following(ends: list[float], starts: list[float], within: float = 4.0) -> li
 
 def figures(measured: dict) -> dict[str, float]:
     """The call in numbers; seconds, and frames a second."""
-    microphone, heard, frames = (np.array(measured[name]) for name in ("microphone", "heard", "frames"))
+    microphone, received, frames = (np.array(measured[name]) for name in ("microphone", "heard", "frames"))
     said, answers, moves = (
         stretches(microphone),
-        stretches(heard),
+        stretches(received),
         stretches(frames, most=mouth_moves(frames)),
     )
     ends = [end for _, end in said]

@@ -224,20 +224,20 @@ def live_delays(engine: StreamEngine, picture: np.ndarray, sound: np.ndarray) ->
     quiet = 3.0
     silence = np.zeros(int(SAMPLE_RATE * quiet), np.float32)
     begins = np.flatnonzero(np.abs(sound) > 0.02)[0]
-    heard = np.concatenate([silence, sound[begins : begins + 5 * SAMPLE_RATE]])
+    sound_in = np.concatenate([silence, sound[begins : begins + 5 * SAMPLE_RATE]])
     pushed: dict[str, float] = {}
     with engine.session(picture, mode="auto") as session:
 
         def feed() -> None:
             begun = time.perf_counter()
-            for start in range(0, len(heard), BLOCK):
+            for start in range(0, len(sound_in), BLOCK):
                 wait = begun + (start + BLOCK) / SAMPLE_RATE - time.perf_counter()
                 time.sleep(max(0.0, wait))
                 now = time.perf_counter()
                 pushed.setdefault("first", now)
                 if start + BLOCK > len(silence):
                     pushed.setdefault("speech", now)
-                session.push(heard[start : start + BLOCK])
+                session.push(sound_in[start : start + BLOCK])
             session.finish()
 
         feeder = threading.Thread(target=feed, daemon=True)

@@ -49,9 +49,9 @@ class Arguments:
 def _ours(model: DiT, arrays: dict[str, jax.Array]) -> tuple[jax.Array, DiT]:
     def loss(model):
         config = model.config
-        told = without_sound(config, arrays["condition"], arrays["text"], arrays["image"])
+        conditioning = without_sound(config, arrays["condition"], arrays["text"], arrays["image"])
         noisy = add_noise(arrays["clean"], arrays["noise"], arrays["sigma"])
-        predicted = model(noisy, arrays["sigma"], told, pattern=Bidirectional())
+        predicted = model(noisy, arrays["sigma"], conditioning, pattern=Bidirectional())
         return jnp.mean(jnp.square(predicted - velocity(arrays["clean"], arrays["noise"])))
 
     return jax.value_and_grad(loss)(model)

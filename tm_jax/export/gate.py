@@ -181,9 +181,11 @@ def roll_out(
     reference = backend.reference(picture, face_box)
     state, decoder, made = backend.begin(reference), None, []
     for index in range(chunks):
-        heard = chunker.take()
+        audio_chunk = chunker.take()
         noises = np.stack([stream_noise(seed, index, step, shape) for step in range(rollout.steps)])
-        latents, state = backend.denoise(reference, state, noises, heard.windows[None], heard.mode[None])
+        latents, state = backend.denoise(
+            reference, state, noises, audio_chunk.windows[None], audio_chunk.mode[None]
+        )
         backend.wait(latents)
         pieces = list(backend.decode(latents, decoder, first=index == 0))
         decoder = pieces[-1][1]

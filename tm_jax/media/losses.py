@@ -45,7 +45,7 @@ class Expectation:
         """Length of the sound, as well as it is known."""
         return self.track or self.whole
 
-    def check(self, name: str, heard: float, silence: float, tally: Tally) -> str | None:
+    def check(self, name: str, played: float, silence: float, tally: Tally) -> str | None:
         """Compare with what was there; a loss within the sound is returned as a sentence.
 
         Args:
@@ -57,7 +57,7 @@ class Expectation:
         """
         found = tally.lost + silence
         parts = Structure() if self._path is None else structure(self._path, self._format)
-        promised, there = self._promise(heard, tally, parts)
+        promised, there = self._promise(played, tally, parts)
         missing = 0.0 if promised is None else promised - there
         # The header of a whole file counts the padding of its longest track.
         padding = 0.08 if self._format in _OF_THE_FILE else 0.0
@@ -66,8 +66,8 @@ class Expectation:
                 f"{name} is cut off: its header promises {promised:.1f} s of sound and {there:.1f} s are "
                 "there; copy it again."
             )
-        found = max(found, missing - padding, self._skipped(heard, tally))
-        whole = heard + found
+        found = max(found, missing - padding, self._skipped(played, tally))
+        whole = played + found
         if found > tolerance(whole):
             return (
                 f"{name} is damaged: about {found:.1f} s of its {whole:.1f} s of sound are missing; "
@@ -84,7 +84,7 @@ class Expectation:
                 "copy it again if you can."
             )
         if parts.unended or parts.lacking or tally.last_broken:
-            return f"{name} does not end as it should: it may be cut off after these {heard:.1f} s."
+            return f"{name} does not end as it should: it may be cut off after these {played:.1f} s."
         return None
 
     def check_end(self, name: str, seen: float, tally: Tally) -> None:
@@ -104,20 +104,20 @@ class Expectation:
                 "copy it again."
             )
 
-    def _promise(self, heard: float, tally: Tally, parts: Structure) -> tuple[float | None, float]:
+    def _promise(self, played: float, tally: Tally, parts: Structure) -> tuple[float | None, float]:
         """The length that a header states, and what is there of it; None where it states none."""
         if self._format == "mp3" and (frames := self._frames(tally)):
             lacking = frames - tally.packets
-            return heard + lacking * heard / max(1, tally.packets - tally.refused), heard
+            return played + lacking * played / max(1, tally.packets - tally.refused), played
         if parts.lacking and self._format in _OF_ONE_CHUNK:
-            return heard + heard * parts.lacking / tally.bytes, heard
+            return played + played * parts.lacking / tally.bytes, played
         if self._format == "ogg" and parts.granule is not None:
-            return max(parts.granule / self._rate - self._start, self.track or 0.0), heard
+            return max(parts.granule / self._rate - self._start, self.track or 0.0), played
         if self._format in _OF_A_TRACK:
-            return self.track, heard
+            return self.track, played
         if self._format in _OF_THE_FILE and self.whole:
             return self.whole, tally.end
-        return None, heard
+        return None, played
 
     def _frames(self, tally: Tally) -> int | None:
         """How many frames an mp3 counts in the figures before its first one."""
@@ -134,14 +134,14 @@ class Expectation:
                 return int.from_bytes(head[at + 8 : at + 12])
         return None
 
-    def _skipped(self, heard: float, tally: Tally) -> float:
+    def _skipped(self, played: float, tally: Tally) -> float:
         """Seconds of sound in the bytes that belong to no frame and no tag."""
         if self._path is None or not tally.bytes or self._format not in BARE:
             return 0.0
         strange = self._path.stat().st_size - tally.bytes - (tally.first_byte or 0)
         if strange > 0.02 * tally.bytes:
             strange -= _tags(self._path.read_bytes()[tally.first_byte or 0 :])
-        return max(0, strange) / tally.bytes * heard
+        return max(0, strange) / tally.bytes * played
 
 
 def _tags(content: bytes) -> int:

@@ -96,5 +96,5 @@ class AudioAttention(nnx.Module):
             return attention(frames(query), frames(key), frames(value), backend=backend).reshape(query.shape)
 
         keys, values = split(self.key(tokens)), split(self.value(tokens))
-        heard = each_its_own(read, query, (keys, names), (values, names))
-        return heard * face[:, None, :, None, None].astype(heard.dtype)
+        audio_read = each_its_own(read, query, (keys, names), (values, names))
+        return audio_read * face[:, None, :, None, None].astype(audio_read.dtype)

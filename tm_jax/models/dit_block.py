@@ -165,9 +165,9 @@ class Block(nnx.Module):
             tokens = query.reshape(query.shape[0], -1, *query.shape[3:])
             return attention(tokens, key, value, backend=backend).reshape(query.shape)
 
-        told = each_its_own(read, query, (cross.text_keys, OF_ALL), (cross.text_values, OF_ALL))
+        text_read = each_its_own(read, query, (cross.text_keys, OF_ALL), (cross.text_values, OF_ALL))
         if cross.image_keys is not None:
-            told += each_its_own(read, query, (cross.image_keys, OF_ALL), (cross.image_values, OF_ALL))
+            text_read += each_its_own(read, query, (cross.image_keys, OF_ALL), (cross.image_values, OF_ALL))
         if audio is not None:
-            told += self.audio(query, audio.tokens, audio.face, backend)
-        return self.cross_attention.project(checkpoint_name(told, ATTENTION))
+            text_read += self.audio(query, audio.tokens, audio.face, backend)
+        return self.cross_attention.project(checkpoint_name(text_read, ATTENTION))

@@ -124,10 +124,10 @@ def _compile(request: dict) -> Compiled:
         try:
             executable = program.function.lower(*program.arguments).compile()
         except jax.errors.JaxRuntimeError as error:
-            asked = over(str(error))
-            if asked is None:
+            requested = over(str(error))
+            if requested is None:
                 raise
-            peak, temporary = asked, asked - program.given
+            peak, temporary = requested, requested - program.given
         else:
             memory = executable.memory_analysis()
             temporary = memory.temp_size_in_bytes

@@ -62,8 +62,8 @@ def stream_steps(experiment: Any, mesh: AnyMesh) -> dict[str, tuple[Any, tuple]]
     student = placed(jax.eval_shape(lambda: frozen_dit(model)), mesh, rules)
     shapes = conditioning_shapes(model, experiment.clip, grid, frames=frames, reference_frames=frames)
 
-    def begin(student, told):
-        reference = make_reference(student, Conditioning(**told))
+    def begin(student, conditioning):
+        reference = make_reference(student, Conditioning(**conditioning))
         return reference, init_stream(student, rollout, reference)
 
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), shapes)

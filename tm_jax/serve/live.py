@@ -28,7 +28,7 @@ from tm_jax.streaming.engine import StreamEngine
 from tm_jax.streaming.inbox import SessionClosed
 from tm_jax.streaming.reference import Reference
 
-MARGIN = 2
+MARGIN = 1
 """Frames beside the engine's own time that are kept ahead."""
 MOST_AHEAD = 24
 """Frames that are on their way at most: two chunks of 3 latents, one in each stage."""

@@ -37,7 +37,7 @@ class Cross(NamedTuple):
 
     text: KV
     image: KV | None
-    heard: KV | None
+    audio_kv: KV | None
     """Of the chunk's sound, [g a n k]: each latent frame's own window."""
     face: Tensor | None
     """Where sound may move the picture, [l 1 1]."""
@@ -95,9 +95,9 @@ class Block(nn.Module):
         read = attention(query, *cross.text)
         if cross.image is not None:
             read = read + attention(query, *cross.image)
-        if cross.heard is not None:
-            by_frame = query.unflatten(0, (cross.heard[0].shape[0], -1))
-            read = read + attention(by_frame, *cross.heard).flatten(0, 1) * cross.face
+        if cross.audio_kv is not None:
+            by_frame = query.unflatten(0, (cross.audio_kv[0].shape[0], -1))
+            read = read + attention(by_frame, *cross.audio_kv).flatten(0, 1) * cross.face
         return read
 
     def text_keys_values(self, text: Tensor) -> KV:

@@ -80,13 +80,13 @@ def serve_ranks(folder: str | os.PathLike, *, dtype: form.Dtype | None = None) -
     if place.type == "cuda":
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
-    told = dist.new_group(backend="gloo", timeout=PATIENCE)
+    control = dist.new_group(backend="gloo", timeout=PATIENCE)
     sharing = dist.new_group(list(range(world - 1)), timeout=PATIENCE)
     precision = dtype or config.dtype
     if rank == world - 1:
         vae = load_vae_stage(Path(folder), config, precision, place)
-        return StreamEngine(DrivenBackend(config, vae, load_front_end(Path(folder), config, place), told))
-    obey(load_dit_stage(Path(folder), config, precision, place, Ulysses(sharing)), told)
+        return StreamEngine(DrivenBackend(config, vae, load_front_end(Path(folder), config, place), control))
+    obey(load_dit_stage(Path(folder), config, precision, place, Ulysses(sharing)), control)
     return None
 
 
@@ -118,9 +118,9 @@ class RemoteState:
 class DrivenBackend(ExportBackend):
     """The last rank: VAE, sound and session here, the student on all the others."""
 
-    def __init__(self, config: form.ExportConfig, vae: VaeStage, front_end: AudioFrontEnd, told: Any):
+    def __init__(self, config: form.ExportConfig, vae: VaeStage, front_end: AudioFrontEnd, control: Any):
         super().__init__(config, vae, front_end)
-        self._told, self._last, self._lock = told, dist.get_world_size() - 1, threading.Lock()
+        self._control, self._last, self._lock = control, dist.get_world_size() - 1, threading.Lock()
         self._numbers, self._forgotten = itertools.count(), collections.deque()
 
     def reference(self, picture: UInt8[np.ndarray, "y x 3"], face_box: FaceBox = None) -> "Remote":
@@ -176,7 +176,7 @@ class DrivenBackend(ExportBackend):
     def _send(self, *message: Any) -> None:
         forgotten = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
         with lost_ranks():
-            dist.broadcast_object_list([(forgotten, message)], self._last, group=self._told)
+            dist.broadcast_object_list([(forgotten, message)], self._last, group=self._control)
 
 
 class Remote:
@@ -186,12 +186,12 @@ class Remote:
         self.number = number
 
 
-def obey(stage: DitStage, told: Any) -> None:
+def obey(stage: DitStage, control: Any) -> None:
     """What a rank of the student does: whatever the last rank says, until it says stop."""
     last, held, message = dist.get_world_size() - 1, {}, [None]
     while True:
         with lost_ranks():
-            dist.broadcast_object_list(message, last, group=told)
+            dist.broadcast_object_list(message, last, group=control)
             forgotten, (kind, *given) = message[0]
             for number in forgotten:
                 held.pop(number, None)

@@ -134,7 +134,7 @@ class Rollout:
     def _run(self, stream: Stream, here: Place) -> None:
         student, clean = self.student, None
         mode = stream.mode if student.config.has_audio else None
-        heard = self._hear(stream)
+        audio_kv = self._audio_kv(stream)
         face = None if stream.reference.face is None else self.exchange.mine(stream.reference.face)
         face = None if face is None else face.repeat(self.config.chunk, 1, 1)
         for step, sigma in enumerate(self.config.sigmas):
@@ -144,13 +144,13 @@ class Rollout:
             x = student.embed(noisy, stream.condition, mode)
             x = self.exchange.mine(x.unflatten(0, (self.config.chunk, -1)), 1).flatten(0, 1)
             for layer, modulation in enumerate(blocks):
-                x = self._block(stream, here, step, layer, x, modulation, heard[layer], face)
+                x = self._block(stream, here, step, layer, x, modulation, audio_kv[layer], face)
             x = self.exchange.everyone(x.unflatten(0, (self.config.chunk, -1)), 1).flatten(0, 1)
             prediction = student.predict(x, head, self.shape)
             clean = noisy - sigma * student.velocity(prediction, noisy, stream.condition, sigma)
         stream.latents.copy_(clean)
 
-    def _block(self, stream: Stream, here: Place, step: int, layer: int, x, modulation, heard, face):
+    def _block(self, stream: Stream, here: Place, step: int, layer: int, x, modulation, audio_kv, face):
         block, reference, cache = self.student.blocks[layer], stream.reference, stream.caches[step]
         keys, values = cache.written(layer, here.slot)
         query, key, value = self.exchange.to_heads(*self._project(block, x, modulation))
@@ -159,9 +159,9 @@ class Rollout:
         if here.later != here.start:
             self._rewrite(key, stream.later, keys)
         image = None if reference.image is None else reference.image[layer]
-        return self._after(block, x, read, modulation, Cross(reference.text[layer], image, heard, face))
+        return self._after(block, x, read, modulation, Cross(reference.text[layer], image, audio_kv, face))
 
-    def _hear(self, stream: Stream) -> list[KV | None]:
+    def _audio_kv(self, stream: Stream) -> list[KV | None]:
         """Keys and values of the chunk's sound in every layer, once for all steps."""
         if not self.student.config.has_audio:
             return [None] * len(self.student.blocks)

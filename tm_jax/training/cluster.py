@@ -145,7 +145,7 @@ class SignsOfLife:
     def _beat(self, ended: str | None = None) -> None:
         """Writes a sign; ``ended`` is why this process ends, empty where all is well."""
         self._count += 1
-        told = {
+        sign = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "session": self.session,
@@ -156,7 +156,7 @@ class SignsOfLife:
         partial = self._path(self.process).with_suffix(f".{threading.get_ident()}.partial")
         # A full or slow disk must not look like a death of this process's own making.
         with contextlib.suppress(OSError):
-            partial.write_text(json.dumps(told))
+            partial.write_text(json.dumps(sign))
             os.replace(partial, self._path(self.process))
 
     def _watch(self) -> None:
@@ -175,9 +175,9 @@ class SignsOfLife:
                 continue
             before, since = self._seen.setdefault(process, ({}, now))
             with contextlib.suppress(OSError, ValueError):
-                told = json.loads(self._path(process).read_text())
-                if told["session"] == self.session and told != before:
-                    before, since = self._seen[process] = (told, now)
+                sign = json.loads(self._path(process).read_text())
+                if sign["session"] == self.session and sign != before:
+                    before, since = self._seen[process] = (sign, now)
             who = f"process {process}" + (f" on {before['host']} (pid {before['pid']})" if before else "")
             if before.get("ended"):
                 gone.append(f"{who} ended at step {before['step']}: {before['ended']}")

@@ -85,8 +85,8 @@ def sample_pairs(
     config: SamplerConfig, teacher: DiT, conditioning: dict[str, jax.Array], noise: Latents
 ) -> Latents:
     """The teacher's samples from these noises; one program of the distillation."""
-    told = Conditioning(**conditioning)
-    return shard(sample(teacher, told, noise, config, pattern=Bidirectional()), "batch")
+    clip_conditioning = Conditioning(**conditioning)
+    return shard(sample(teacher, clip_conditioning, noise, config, pattern=Bidirectional()), "batch")
 
 
 def pairs_batch(batch: int, mesh: AnyMesh, rules: ShardingRules) -> int:

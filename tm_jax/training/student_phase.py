@@ -184,8 +184,8 @@ class StudentPhase:
             clip_key, gap_key, regression_key = self._keys(state.student.key, state.student.step)
             clip = self._draws[source, step](state.student.model, batch, clip_key)
             # Clips of all sources are the same to the scores: one program serves them.
-            told = clip.clean, clip.conditioning
-            gap, sizes = self._gap(self.teacher(), state.critic.model, *told, gap_key)
+            drawn = clip.clean, clip.conditioning
+            gap, sizes = self._gap(self.teacher(), state.critic.model, *drawn, gap_key)
             update = self._student_long if source == "long" else self._student
             student, student_metrics = update(state.student, clip, gap, batch, regression_key)
             state, metrics = state.replace(student=student), metrics | sizes | student_metrics
@@ -208,14 +208,14 @@ class StudentPhase:
         config = self.config
         grid, reference = config.videos.grid, config.clip.frames if config.prepared else None
         reference = reference or config.videos.reference_frames
-        told = lambda frames: conditioning_shapes(
+        shapes = lambda frames: conditioning_shapes(
             config.model, config.clip, grid, frames=frames, reference_frames=reference
         )
         latents, clip = latent_shapes(config.model, config.clip, grid), config.clip
         element = {
-            "clip": clip_shapes(config.model, clip, grid, told(clip.frames)),
-            "pair": {"noise": latents, "clean": latents, "conditioning": told(clip.frames)},
-            "stream": {"conditioning": told(config.long_chunks * clip.chunk)},
+            "clip": clip_shapes(config.model, clip, grid, shapes(clip.frames)),
+            "pair": {"noise": latents, "clean": latents, "conditioning": shapes(clip.frames)},
+            "stream": {"conditioning": shapes(config.long_chunks * clip.chunk)},
         }
         return abstract_batch(element, config.loop.batch_size, mesh, config.loop.rules)
 

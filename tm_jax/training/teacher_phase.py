@@ -148,8 +148,8 @@ class TeacherPhase:
 
     def _update(self, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
         config, loop = self.config, self.config.loop
-        told = Conditioning(**batch["conditioning"])
-        clip = draw_clip(batch["latents"], batch["lids"], told, state.draw(), config.loss)
+        given = Conditioning(**batch["conditioning"])
+        clip = draw_clip(batch["latents"], batch["lids"], given, state.draw(), config.loss)
 
         def loss_of(model: DiT, clip: NoisedClip) -> tuple[jax.Array, dict]:
             terms = config.loss

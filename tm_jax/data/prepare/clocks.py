@@ -73,20 +73,20 @@ def read_clocks(path: Path, container: av.container.InputContainer) -> Clocks:
     return _matched(path, jumps[video.index], None if audio is None else jumps[audio.index])
 
 
-def _matched(path: Path, seen: list[Jump], heard: list[Jump] | None) -> Clocks:
+def _matched(path: Path, video_side: list[Jump], audio_side: list[Jump] | None) -> Clocks:
     """The jumps that begin parts: those of pictures and sound that belong together, in order."""
-    if heard is None:
-        return Clocks(tuple(jump.packet for jump in seen if jump.seconds < 0), ())
+    if audio_side is None:
+        return Clocks(tuple(jump.packet for jump in video_side if jump.seconds < 0), ())
     pictures, sound = [], []
-    seen, heard = list(seen), list(heard)
-    while seen or heard:
-        if seen and heard and _alike(seen[0], heard[0]):
-            pictures.append(seen.pop(0).packet)
-            sound.append(heard.pop(0).packet)
+    video_side, audio_side = list(video_side), list(audio_side)
+    while video_side or audio_side:
+        if video_side and audio_side and _alike(video_side[0], audio_side[0]):
+            pictures.append(video_side.pop(0).packet)
+            sound.append(audio_side.pop(0).packet)
             continue
         # The earlier one has no counterpart: a mere gap is none of a clock.
-        alone = min(filter(None, (seen[:1], heard[:1])), key=lambda jumps: jumps[0].place)[0]
-        (seen if seen and alone is seen[0] else heard).pop(0)
+        alone = min(filter(None, (video_side[:1], audio_side[:1])), key=lambda jumps: jumps[0].place)[0]
+        (video_side if video_side and alone is video_side[0] else audio_side).pop(0)
         if alone.seconds < 0:
             raise InputError(
                 f"{shown(path)} has pictures and sound whose clocks do not restart together: cut it there."
@@ -94,8 +94,8 @@ def _matched(path: Path, seen: list[Jump], heard: list[Jump] | None) -> Clocks:
     return Clocks(tuple(pictures), tuple(sound))
 
 
-def _alike(seen: Jump, heard: Jump) -> bool:
+def _alike(video_side: Jump, audio_side: Jump) -> bool:
     """Whether pictures and sound jump together: both back, or both ahead by about as much."""
-    if seen.seconds < 0 or heard.seconds < 0:
-        return seen.seconds < 0 and heard.seconds < 0
-    return abs(seen.seconds - heard.seconds) < AHEAD + 0.2 * seen.seconds
+    if video_side.seconds < 0 or audio_side.seconds < 0:
+        return video_side.seconds < 0 and audio_side.seconds < 0
+    return abs(video_side.seconds - audio_side.seconds) < AHEAD + 0.2 * video_side.seconds

@@ -34,9 +34,9 @@ class Rule:
     given: int = 0
     """Answers given so far."""
 
-    def fit(self, heard: frozenset[str]) -> int:
+    def fit(self, recognized: frozenset[str]) -> int:
         """Words of the best alternative that fits; -1 for none."""
-        return max((len(pattern) for pattern in self.patterns if pattern <= heard), default=-1)
+        return max((len(pattern) for pattern in self.patterns if pattern <= recognized), default=-1)
 
 
 class Script:
@@ -71,9 +71,9 @@ class Script:
         if not any(frozenset() in rule.patterns for rule in self._rules):
             raise InputError(f"The script {path} has no line for everything else: add * -> an answer.")
 
-    def answer(self, heard: str) -> str:
+    def answer(self, recognized: str) -> str:
         """What the character says to what was heard."""
-        said = words(heard)
+        said = words(recognized)
         rule = max(self._rules, key=lambda rule: rule.fit(said))
         rule.given += 1
         return rule.answers[(rule.given - 1) % len(rule.answers)]

@@ -18,11 +18,11 @@ class TurnConfig:
 
     shortest: float = 0.2
     """Seconds of voice that make an utterance; less is a cough."""
-    pause: float = 0.5
+    pause: float = 0.4
     """Seconds without voice that end an utterance."""
     longest: float = 30.0
     """Seconds after which an utterance is taken as it is."""
-    before: float = 0.3
+    before: float = 0.1
     """Seconds before the first voice that belong to the utterance: its first consonant."""
 
 
