@@ -25,7 +25,7 @@ from livekit.agents.voice.avatar import (
 
 from tm_jax.rates import FRAMES_PER_SECOND, SAMPLE_RATE
 from tm_jax.serve.live import LiveSession
-from tm_jax.serve.voices.resampling import Resampler
+from tm_jax.serve.voices.resampling import Resampler, to_pcm
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.streaming.reference import Reference
 
@@ -70,8 +70,7 @@ class FaceGenerator(VideoGenerator):
             opaque = np.concatenate([tick.frame, np.full((height, width, 1), 255, np.uint8)], axis=2)
             yield rtc.VideoFrame(width, height, rtc.VideoBufferType.RGBA, opaque.tobytes())
             if tick.speech:
-                pcm = (np.clip(tick.samples, -1, 1) * 32767).astype("<i2").tobytes()
-                yield rtc.AudioFrame(pcm, SAMPLE_RATE, 1, len(tick.samples))
+                yield rtc.AudioFrame(to_pcm(tick.samples), SAMPLE_RATE, 1, len(tick.samples))
             if self._ending and not self._live.speaking:
                 self._speaking = self._ending = False
                 yield AudioSegmentEnd()

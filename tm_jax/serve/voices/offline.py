@@ -16,6 +16,7 @@ from jaxtyping import Float32
 from tm_jax.errors import InputError
 from tm_jax.rates import SAMPLE_RATE
 from tm_jax.serve.voices.protocol import Event, Said, Speech, SpeechEnd, Thinking, UserSaid, UserStarted
+from tm_jax.serve.voices.resampling import to_pcm
 from tm_jax.serve.voices.script import SHIPPED, Script
 from tm_jax.serve.voices.turns import Ended, Turns
 
@@ -53,8 +54,7 @@ def pocketsphinx_recognizer() -> Recognizer:
 
     def recognize(utterance: np.ndarray) -> str:
         decoder.start_utt()
-        pcm = (np.clip(utterance, -1, 1) * 32767).astype("<i2").tobytes()
-        decoder.process_raw(pcm, full_utt=True)
+        decoder.process_raw(to_pcm(utterance), full_utt=True)
         decoder.end_utt()
         hypothesis = decoder.hyp()
         return hypothesis.hypstr if hypothesis is not None else ""
