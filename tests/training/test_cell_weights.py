@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tm_jax.training.flow_matching import blink_weight, cell_weight, eye_mask, mouth_mask
+from tm_jax.diffusion.face_cells import blink_weight, cell_weight, eye_mask, mouth_mask
 
 FACE = jnp.zeros((1, 16, 16)).at[:, 4:12, 3:13].set(1)
 

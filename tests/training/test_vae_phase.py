@@ -10,11 +10,11 @@ from flax import nnx
 
 from tm_jax.data.encoded_videos import EncodedConfig, videos_digest
 from tm_jax.data.puppet_windows import WindowConfig
+from tm_jax.diffusion.face_cells import cell_weight
 from tm_jax.errors import InputError
 from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.weights import load_model, save_model
-from tm_jax.training.flow_matching import cell_weight
 from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.optim import OptimConfig
 from tm_jax.training.vae_phase import VaeExperiment, latent_statistics, strength_error

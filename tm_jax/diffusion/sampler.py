@@ -6,11 +6,13 @@ one weight for both, or with no text to drop, it is the classifier-free rule wit
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tm_jax.diffusion.face_cells import mouth_mask
 from tm_jax.diffusion.schedule import Schedule
 from tm_jax.models.dit import DiT
 from tm_jax.nn.layers import per_clip
@@ -28,6 +30,8 @@ class Guidance:
     """Weight of the audio direction w_a; 1 skips the evaluation without audio."""
     text: float = 1.0
     """Weight of the text direction w_t; 1 skips the evaluation without text."""
+    mouth_alone: bool = False
+    """Whether audio guides the cells of the mouth alone; the rest of the picture then has w_a = 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +67,19 @@ def guided_velocity(
     """
     if guidance.text != 1 and negative_text is None:
         raise ValueError("text guidance needs the embeddings of a negative prompt")
+    audio: Any = guidance.audio
+    if guidance.mouth_alone:
+        audio = 1 + (audio - 1) * mouth_mask(conditioning.face_mask)[:, None, :, :, None]
     variants, weights = [conditioning], [1.0]
     textless = conditioning if guidance.text == 1 else conditioning.replace(text_tokens=negative_text)
     if guidance.text != 1:
         variants, weights = [*variants, textless], [guidance.text, -guidance.text]
     if guidance.audio != 1:
         if guidance.text == 1:
-            weights[0] = guidance.audio
+            weights[0] = audio
         else:
-            weights[1] += guidance.audio
-        variants, weights = [*variants, without_audio(textless)], [*weights, 1 - guidance.audio]
+            weights[1] += audio
+        variants, weights = [*variants, without_audio(textless)], [*weights, 1 - audio]
     elif guidance.text != 1:
         weights[1] += 1.0
     together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *variants)

@@ -24,6 +24,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "both": {},
     "both, DMD ¼": {"loss.dmd": 0.25},
     "guidance 1.0": {"loss.guidance.audio": 1.0, "pairs.sampler.guidance.audio": 1.0},
+    "guidance 1.5 in the mouth": {
+        "loss.guidance.mouth_alone": True,
+        "pairs.sampler.guidance.mouth_alone": True,
+    },
     "ρ 0.7": {"rollout.correlation": 0.7},
     "ρ 0.9": {"rollout.correlation": 0.9},
     "own clips alone": {"real_start": 0.0, "long_every": 0},

@@ -26,7 +26,11 @@ class StudentExperiment:
     vae: Path
     """The VAE of the latents: a weights file, or a public folder or Hub id."""
     teacher: Path
-    """The teacher, from which student and critic start: weights of ours, or a public folder or Hub id."""
+    """The teacher, from which the critic starts, and the student too without ``init_from``: weights of ours,
+    or a public folder or Hub id."""
+    init_from: str | None = None
+    """Where the student starts instead, such as another run's warm-up: weights of ours, or a public folder or
+    Hub id.  The critic always starts from the teacher."""
     rollout: RolloutConfig = RolloutConfig()
     loss: DistillationLoss = DistillationLoss()
     warmup: int = 300

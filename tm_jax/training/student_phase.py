@@ -145,7 +145,7 @@ class StudentPhase:
         return self._frozen
 
     def init(self, key: jax.Array) -> DistillationState:
-        """Student and critic of zeros, which ``start`` makes copies of the teacher."""
+        """Student and critic of zeros, in whose place ``start`` puts values from files."""
         keys = jax.random.split(key)
         zeros = lambda: jax.tree.map(jnp.zeros_like, DiT(self.config.model, rngs=nnx.Rngs(0)))
         return DistillationState(
@@ -154,12 +154,21 @@ class StudentPhase:
         )
 
     def start(self, state: DistillationState) -> DistillationState:
-        """Student and critic with the teacher's values, read straight into their shards."""
+        """Critic and student with the values of the teacher and of ``init_from``, read into their shards.
+
+        Raises:
+            InputError: a file is missing or of another config.
+        """
+        config, rules = self.config, self.config.loop.rules
+        sources = [
+            open_dit(path, config.model) for path in (config.teacher, config.init_from or config.teacher)
+        ]
         # The zeros go first: more whole models would not fit beside the optimizers' state.
         for leaf in jax.tree.leaves((state.student.model, state.student.ema, state.critic.model)):
             leaf.delete()
-        model = open_dit(self.config.teacher, self.config.model).load(self.config.loop.rules)
-        return DistillationState(state.student.begin_with(model), state.critic.begin_with(copied(model)))
+        critic = sources[0].load(rules)
+        student = copied(critic) if config.init_from is None else sources[1].load(rules)
+        return DistillationState(state.student.begin_with(student), state.critic.begin_with(critic))
 
     def step(
         self, state: DistillationState, batch: dict, index: int
