@@ -12,6 +12,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
 from tests.models.dit_cases import SMALL, abstract, build, initialised, inputs, plain
+from tm_jax.bench.pytorch import transformer
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
@@ -23,27 +24,10 @@ from tm_jax.pretrained.wan_dit import DIFFUSERS, NEW, RELEASE
 FULL = plain(DiTConfig())
 
 
-def torch_model(config: DiTConfig) -> diffusers.WanTransformer3DModel:
-    return diffusers.WanTransformer3DModel(
-        patch_size=config.patch,
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_dim,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        text_dim=config.text_width,
-        freq_dim=config.time_frequencies,
-        ffn_dim=config.ffn,
-        num_layers=config.layers,
-        eps=config.eps,
-        image_dim=config.image_width if config.has_image else None,
-        added_kv_proj_dim=config.width if config.has_image else None,
-    )
-
-
 def paired(config: DiTConfig, seed: int) -> tuple[DiT, diffusers.WanTransformer3DModel]:
     """The same random weights in both, carried over by the name map."""
     torch.manual_seed(seed)
-    theirs = torch_model(config).eval()
+    theirs = transformer(config).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             # Scales, biases and tables too: what starts at 1 or 0 would hide a fault.
@@ -172,7 +156,7 @@ def test_gradients_equal_torch(image, seed, relative_error):
 
 def test_every_key_of_the_full_model_maps_one_to_one():
     with torch.device("meta"):
-        theirs = {name: tuple(tensor.shape) for name, tensor in torch_model(FULL).state_dict().items()}
+        theirs = {name: tuple(tensor.shape) for name, tensor in transformer(FULL).state_dict().items()}
     assert expected(abstract(FULL), DIFFUSERS) == theirs
     assert len(theirs) == 1303
     for key in theirs:
@@ -183,7 +167,7 @@ def test_every_key_of_the_full_model_maps_one_to_one():
 def test_the_full_model_counts_wans_parameters_and_the_papers():
     count = lambda config: sum(np.prod(v.shape, dtype=int) for v in paths(abstract(config)).values())
     with torch.device("meta"):
-        wan = sum(parameter.numel() for parameter in torch_model(FULL).parameters())
+        wan = sum(parameter.numel() for parameter in transformer(FULL).parameters())
     assert count(FULL) == wan == 16_394_878_784
     assert 17.5e9 < count(DiTConfig()) < 18.5e9
 

@@ -138,8 +138,9 @@ def transformer(config: DiTConfig) -> Any:
         freq_dim=config.time_frequencies,
         ffn_dim=config.ffn,
         num_layers=config.layers,
-        image_dim=config.image_width,
-        added_kv_proj_dim=config.width,
+        eps=config.eps,
+        image_dim=config.image_width if config.has_image else None,
+        added_kv_proj_dim=config.width if config.has_image else None,
     )
 
 
