@@ -15,6 +15,7 @@ from tm_jax.data.encoded_videos import EncodedConfig
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.sampler import Guidance
 from tm_jax.diffusion.schedule import RolloutConfig
+from tm_jax.errors import InputError
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.weights import save_model
 from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, draw_gap, score_gap
@@ -122,6 +123,20 @@ def test_each_step_touches_only_what_it_trains(phase, batch, getkey):
     assert differ(state.student.model, student)
     assert not differ(phase.teacher(), before)
     assert (phase.config.loop.folder / "warmup.safetensors").exists()
+
+
+def test_a_student_starts_from_another_runs_warmup_and_its_critic_from_the_teacher(phase, tmp_path, getkey):
+    warmed = random_dit(getkey())
+    save_model(tmp_path / "warmup.safetensors", warmed, CONFIG)
+    config = dataclasses.replace(phase.config, init_from=str(tmp_path / "warmup.safetensors"))
+    started = config.build()
+    state = started.start(jax.jit(started.init)(getkey()))
+    same = lambda one, other: jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))
+    assert same(state.student.model, warmed) and same(state.student.ema, warmed)
+    assert same(state.critic.model, phase.teacher()) and not same(state.critic.model, warmed)
+    missing = dataclasses.replace(config, init_from=str(tmp_path / "nowhere.safetensors")).build()
+    with pytest.raises(InputError, match="nowhere"):
+        missing.start(jax.jit(missing.init)(getkey()))
 
 
 def test_every_program_is_known_without_a_weight_or_a_byte_of_data(tmp_path, batch, mesh8):
