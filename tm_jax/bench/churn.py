@@ -1,28 +1,31 @@
 """Calls that end in every way at random moments, and what they leave behind: nothing, if all is well.
 
-A server runs here with the mirror as its voice.  Peers call it and hang up, vanish without a word, never
-connect, or send broken offers; a browser reloads its page and is killed in the middle of calls.  Meanwhile
-one call goes on from the first to the last moment and must not notice.
+A server runs in a process of its own, with the mirror as its voice.  Peers call it and hang up, vanish without a
+word, never connect, or send broken offers; a browser reloads its page and is killed in the middle of calls.
+Meanwhile one call goes on from the first to the last moment and must not notice.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import random
 import tempfile
-import threading
 from pathlib import Path
 
 import numpy as np
 
 from tm_jax.bench.browser import Browser
-from tm_jax.bench.live import IMAGE, SPEECH, recording
+from tm_jax.bench.call_server import CallServer, Left, Settings
+from tm_jax.bench.live import IMAGE, conversation
 from tm_jax.bench.live import Arguments as LiveArguments
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath
 
 UNCONNECTED = 12
 """Lines beside those in use: a caller who never connects holds one until he counts as gone."""
+BATCH = 50
+"""Calls after which it is looked at what is held."""
+MOST_GROWTH = 8.0
+"""MiB by which the process may grow after the first batch, in which pools fill and codecs load."""
 WAYS = ("hang up", "vanish", "never connect", "broken offer")
 
 
@@ -46,30 +49,6 @@ class Arguments:
     def __post_init__(self):
         if self.calls < 1 or self.at_once < 1 or self.reloads < 0:
             raise InputError("--calls and --at-once must be at least 1, --reloads at least 0.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Left:
-    """What a process holds."""
-
-    threads: int
-    tasks: int
-    sockets: int
-    mebibytes: float
-
-    @classmethod
-    def now(cls) -> "Left":
-        """Of this process."""
-        files = Path("/proc/self/fd").iterdir()
-        sockets = 0
-        for file in files:
-            with contextlib.suppress(OSError):
-                sockets += "socket:" in str(file.readlink())
-        resident = next(
-            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")
-        )
-        own = [thread for thread in threading.enumerate() if thread.name.startswith("tm_jax")]
-        return cls(len(own), len(asyncio.all_tasks()), sockets, int(resident.split()[1]) / 1024)
 
 
 class Peer:
@@ -125,13 +104,21 @@ async def steady(address: str, http, over: asyncio.Event, gaps: list[float]) -> 
     assert status == 200, status
     await peer.connect(answer)
     last = None
+    deaf = asyncio.create_task(drop(peer.tracks["audio"]))
     while not over.is_set():
         await asyncio.wait_for(peer.tracks["video"].recv(), 30.0)
         now = loop.time()
         if last is not None:
             gaps.append(now - last)
         last = now
+    deaf.cancel()
     await peer.connection.close()
+
+
+async def drop(track) -> None:
+    """Takes what comes, which would be kept otherwise."""
+    while True:
+        await track.recv()
 
 
 async def browsers(address: str, count: int, draw: random.Random, microphone: Path) -> None:
@@ -146,84 +133,87 @@ async def browsers(address: str, count: int, draw: random.Random, microphone: Pa
                 await asyncio.sleep(1.0)
 
 
-async def churn(arguments: Arguments) -> str:
-    """All calls; a table of what was left before and after."""
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was left, and what the call beside noticed."""
+
+    held: dict[str, Left]
+    """By when it was looked at."""
+    statuses: list[int]
+    reloads: int
+    gaps: list[float]
+    """Between the frames of the call that went on."""
+
+    @property
+    def within_bound(self) -> bool:
+        """Whether nothing is left and memory is flat after the first calls."""
+        before, *_, after = self.held.values()
+        same = all(getattr(before, name) == getattr(after, name) for name in ("threads", "tasks", "sockets"))
+        return same and self.growth <= MOST_GROWTH
+
+    @property
+    def growth(self) -> float:
+        """MiB from the end of the first batch to the end of the last; nan with one batch alone."""
+        batches = [left.mebibytes for when, left in self.held.items() if when.endswith("calls")]
+        return batches[-1] - batches[0] if len(batches) > 1 else float("nan")
+
+    def __str__(self) -> str:
+        rows = [" " * 12 + "".join(f"{when:>12}" for when in self.held)]
+        for field in dataclasses.fields(Left):
+            values = (getattr(left, field.name) for left in self.held.values())
+            rows.append(f"{field.name:12}" + "".join(f"{value:12.0f}" for value in values))
+        answers = ", ".join(f"{self.statuses.count(s)} × {s}" for s in sorted(set(self.statuses)))
+        rows.append(f"{len(self.statuses)} calls: {answers}; {self.reloads} pages reloaded or killed")
+        rows.append(f"memory from the first {BATCH} calls to the last: {self.growth:+.1f} MiB")
+        rows.append(
+            f"the call beside them: {len(self.gaps)} frames, longest gap {max(self.gaps):.2f} s, "
+            f"p99 {np.percentile(self.gaps, 99):.3f} s"
+        )
+        return "\n".join(rows)
+
+
+async def churn(arguments: Arguments) -> Report:
+    """All calls; what was left before, in between and after."""
     import aiohttp
-    from aiohttp import web
 
-    from tm_jax.serve import limits
-    from tm_jax.serve.limits import Gate
-    from tm_jax.serve.pictures import portrait
-    from tm_jax.serve.server import Server
-    from tm_jax.serve.voices.mirror import Mirror
-    from tm_jax.streaming.parts import load_engine
-
-    limits.MOST_REQUESTS_A_SECOND = 10**6
-    engine = await asyncio.to_thread(load_engine, arguments.weights)
-    await asyncio.to_thread(engine.warm_up)
-    server = Server(
-        engine,
-        portrait(arguments.image, engine),
-        Mirror,
-        gate=Gate.made_for("127.0.0.1"),
-        capacity=arguments.at_once + UNCONNECTED,
-    )
-    runner = web.AppRunner(server.application(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    address = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    draw, statuses, gaps = random.Random(arguments.seed), [], []
+    capacity = arguments.at_once + UNCONNECTED
+    draw, statuses, gaps, held = random.Random(arguments.seed), [], [], {}
     # Connections that are kept for later requests would be counted as left behind.
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
+    connector = aiohttp.TCPConnector(force_close=True)
+    settings = Settings(str(arguments.weights), str(arguments.image), capacity)
+    async with CallServer(settings) as server, aiohttp.ClientSession(connector=connector) as http:
+
+        async def look(when: str, calls: int) -> None:
+            await server.emptied(calls)
+            await asyncio.sleep(1.0)
+            held[when] = Left(**(await server.report())["left"])
+
         for way in WAYS:
-            await one_call(address, http, way, 1.0)
-        await emptied(server, 0)
-        before, over = Left.now(), asyncio.Event()
-        going_on = asyncio.create_task(steady(address, http, over, gaps))
+            await one_call(server.address, http, way, 1.0)
+        await look("before", 0)
+        over = asyncio.Event()
+        going_on = asyncio.create_task(steady(server.address, http, over, gaps))
         room = asyncio.Semaphore(arguments.at_once)
 
         async def bounded() -> None:
             async with room:
-                statuses.append(await one_call(address, http, draw.choice(WAYS), draw.uniform(0.0, 2.0)))
+                statuses.append(
+                    await one_call(server.address, http, draw.choice(WAYS), draw.uniform(0.0, 2.0))
+                )
 
-        await asyncio.gather(*(bounded() for _ in range(arguments.calls)))
+        while len(statuses) < arguments.calls:
+            await asyncio.gather(*(bounded() for _ in range(min(BATCH, arguments.calls - len(statuses)))))
+            await look(f"{len(statuses)} calls", 1)
         with tempfile.TemporaryDirectory() as folder:
             microphone = Path(folder) / "microphone.wav"
-            recording(LiveArguments(minutes=0.2, speech=SPEECH), microphone)
-            await browsers(address, arguments.reloads, draw, microphone)
-        await emptied(server, 1)
+            conversation(LiveArguments(minutes=0.5), microphone)
+            await browsers(server.address, arguments.reloads, draw, microphone)
         over.set()
         await going_on
-        await emptied(server, 0)
-        await asyncio.sleep(1.0)
-        after = Left.now()
-    await runner.cleanup()
-    rows = [f"{'':12}{'before':>10}{'after':>10}"]
-    for field in dataclasses.fields(Left):
-        values = (getattr(left, field.name) for left in (before, after))
-        rows.append(f"{field.name:12}" + "".join(f"{value:10.0f}" for value in values))
-    answers = ", ".join(f"{statuses.count(status)} × {status}" for status in sorted(set(statuses)))
-    rows.append(f"{arguments.calls} calls: {answers}; {arguments.reloads} pages reloaded or killed")
-    rows.append(
-        f"the call beside them: {len(gaps)} frames, longest gap {max(gaps):.2f} s, "
-        f"p99 {np.percentile(gaps, 99):.3f} s"
-    )
-    return "\n".join(rows)
+        await look("after", 0)
+    return Report(held, statuses, arguments.reloads, gaps)
 
 
-async def emptied(server, most: int) -> None:
-    """Waits until no more calls than that are left.
-
-    Raises:
-      RuntimeError: they stay.
-    """
-    for _ in range(400):
-        if len(server.peers) <= most:
-            return
-        await asyncio.sleep(0.05)
-    raise RuntimeError(f"{len(server.peers)} calls are left")
-
-
-def run(arguments: Arguments) -> str:
-    """The table."""
+def run(arguments: Arguments) -> Report:
+    """The report."""
     return asyncio.run(churn(arguments))

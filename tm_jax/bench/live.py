@@ -1,30 +1,49 @@
-"""What a caller gets: delays, skew, frame rate and stalls of a live call, measured in a browser.
+"""What a caller gets of a live call, measured in a browser: delays, states, lip-sync, skew, rate, stalls.
 
-A server runs here with the mirror as its voice, which thinks for no time: the character says what it heard.
-A headless Chromium calls it with a recording for its microphone, and its own clock times everything: when the
-recording's sentences end, when the answer is heard, when the picture's mouth begins to move.
-
-    microphone   ▁▁████▁▁▁▁▁▁▁▁▁▁▁▁▁▁████▁▁▁▁
-    heard        ▁▁▁▁▁▁▁▁▁████▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁      answer: end of the one to the start of the other
-    mouth moves  ▁▁▁▁▁▁▁▁▁████▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁
+A server runs beside this process.  Its voice thinks for no time and answers with sound that is known, so that
+the mouth that the browser shows can be compared with the truth, as can that of infer.py for the same sound.
+A headless Chromium calls it with a recording for its microphone, records what it sees and hears with its own
+clock, and interrupts some of the answers.
 """
 
 import asyncio
 import dataclasses
 import json
 import tempfile
-import wave
+import time
 from pathlib import Path
 
 import numpy as np
 
 from tm_jax.bench.browser import Browser
+from tm_jax.bench.call_figures import Answer, call_figures, lip_sync_figures, whole_answers
+from tm_jax.bench.call_recording import Recorder, Recording
+from tm_jax.bench.call_server import CallServer, Settings, read_wav, write_wav
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath
-from tm_jax.rates import SAMPLE_RATE
+from tm_jax.rates import SAMPLE_RATE, SAMPLES_PER_FRAME
 
-SPEECH = Path(__file__).parents[1] / "assets" / "speech.wav"
-IMAGE = Path(__file__).parents[1] / "assets" / "anime.png"
+ASSETS = Path(__file__).parents[1] / "assets"
+SPEECH, TRUTH, IMAGE = ASSETS / "speech.wav", ASSETS / "speech.json", ASSETS / "anime.png"
+ANSWER_FRAMES = 112
+"""Of each answer: the speech's two halves."""
+REST = 3.0
+"""Seconds of silence after an answer."""
+TAKE = 15.0
+"""Seconds between two fetches of what the browser recorded."""
+BOUNDS = {
+    "turns with wrong states": ("≤", 0),
+    "end of speech to moving mouth, median": ("≤", 1.2),
+    "voice to speech in the picture, chunks, median": ("≤", 2),
+    "interruption to closed mouth, median": ("≤", 1),
+    "lip-sync, browser less infer.py": ("≥", -0.03),
+    "skew in frames, p95": ("≤", 1),
+    "drift of the skew, frames": ("≤", 1),
+    "frames a second, p5": ("≥", 24),
+    "stalls over 0.5 s": ("≤", 0),
+    "memory after the second minute, MiB more": ("≤", 10),
+}
+"""What is asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,204 +52,174 @@ class Arguments:
 
     minutes: float = 1.0
     """Length of the call."""
-    speech: ShippedPath = SPEECH
-    """A 16 kHz mono wav: its first seconds are the user's sentence."""
     sentence: float = 2.0
-    """Seconds of it that the user says in a turn."""
-    pause: float = 5.0
-    """Seconds in which the user listens."""
-    interrupt: bool = False
-    """The user talks over every second answer."""
+    """Seconds of the shipped speech that the user says in a turn."""
+    interrupt_every: int = 4
+    """The user talks over every so manieth answer; 0 over none."""
     weights: ShippedPath = WEIGHTS
     """Folder of the models."""
     image: ShippedPath = IMAGE
     """The character."""
     out: Path | None = None
-    """Folder for the figures (JSON), all samples, and a screenshot."""
+    """Folder for the figures (JSON), a plot, and a screenshot."""
 
     def __post_init__(self):
-        if min(self.minutes, self.sentence, self.pause) <= 0:
-            raise InputError("--minutes, --sentence and --pause must be more than 0.")
+        if not (self.minutes >= 0.5 and 1 <= self.sentence <= 9 and self.interrupt_every >= 0):
+            raise InputError(
+                "--minutes must be at least 0.5, --sentence 1 to 9 seconds, --interrupt-every 0 or more."
+            )
 
 
-INSTRUMENTS = """
-(() => {
-  const m = window.measured = { microphone: [], heard: [], frames: [], skew: [], states: [] };
-  const level = (stream, into) => {
-    const context = new AudioContext();
-    const analyser = context.createAnalyser();
-    analyser.fftSize = 1024;
-    context.createMediaStreamSource(stream).connect(analyser);
-    const samples = new Float32Array(1024);
-    setInterval(() => {
-      analyser.getFloatTimeDomainData(samples);
-      let sum = 0;
-      for (const x of samples) sum += x * x;
-      into.push([performance.now() / 1000, Math.sqrt(sum / samples.length)]);
-    }, 20);
-  };
-  const video = document.getElementById("video");
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 64;
-  const paint = canvas.getContext("2d", { willReadFrequently: true });
-  let before = null;
-  const each = (now, data) => {
-    paint.drawImage(video, 0, 0, 64, 64);
-    const pixels = paint.getImageData(BOX).data;
-    let moved = 0;
-    if (before) for (let i = 0; i < pixels.length; i += 4) moved += Math.abs(pixels[i + 1] - before[i + 1]);
-    before = pixels;
-    m.frames.push([now / 1000, (4 * moved) / pixels.length]);
-    video.requestVideoFrameCallback(each);
-  };
-  video.requestVideoFrameCallback(each);
-  level(call.stream, m.microphone);
-  level(video.srcObject, m.heard);
-  setInterval(async () => {
-    const at = {};
-    for (const r of (await call.connection.getStats()).values())
-      if (r.type === "inbound-rtp") at[r.kind] = r.estimatedPlayoutTimestamp;
-    if (at.audio && at.video) m.skew.push((at.audio - at.video) / 1000);
-  }, 500);
-  const stage = document.getElementById("stage");
-  new MutationObserver(() => m.states.push([performance.now() / 1000, stage.dataset.state]))
-    .observe(stage, { attributes: true });
-})()
-"""
-MOUTH = "22, 38, 20, 12"
-"""The mouth of a portrait in a picture of 64×64: x, y, width, height."""
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The figures, each beside what is asked of it."""
+
+    figures: dict[str, float]
+    minutes: list[dict[str, float]]
+    """The same few figures of every minute."""
+
+    @property
+    def within_bound(self) -> bool:
+        """Whether all is as asked."""
+        return all(map(self._met, BOUNDS))
+
+    def _met(self, name: str) -> bool:
+        value, (sign, bound) = self.figures[name], BOUNDS[name]
+        return value <= bound if sign == "≤" else value >= bound
+
+    def __str__(self) -> str:
+        width = max(map(len, self.figures))
+        rows = []
+        for name, value in self.figures.items():
+            asked = ""
+            if name in BOUNDS:
+                sign, bound = BOUNDS[name]
+                asked = f"   asked: {sign} {bound}{'' if self._met(name) else '   MISSED'}"
+            rows.append(f"{name:{width}}  {value:8.2f}{asked}")
+        if self.minutes:
+            rows += ["", " ".join(f"{name:>16}" for name in self.minutes[0])]
+            rows += [" ".join(f"{value:16.2f}" for value in minute.values()) for minute in self.minutes]
+        return "\n".join(rows)
 
 
-def recording(arguments: Arguments, path: Path) -> None:
-    """The microphone's sound: a sentence, a pause, and so on; every second may be short."""
-    with wave.open(str(arguments.speech)) as file:
-        if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (SAMPLE_RATE, 1, 2):
-            raise InputError(f"{arguments.speech} is no 16 kHz mono 16-bit wav: convert it.")
-        sentence = np.frombuffer(file.readframes(int(arguments.sentence * SAMPLE_RATE)), "<i2")
-    pauses = [arguments.pause, 0.5 + 0.6 * arguments.sentence] if arguments.interrupt else [arguments.pause]
-    parts, length, turn = [np.zeros(3 * SAMPLE_RATE, "<i2")], 3.0, 0
+def conversation(arguments: Arguments, path: Path) -> None:
+    """The microphone's sound: a sentence, time for the answer, and so on."""
+    sentence = read_wav(SPEECH)[: int(arguments.sentence * SAMPLE_RATE)]
+    answer = ANSWER_FRAMES * SAMPLES_PER_FRAME / SAMPLE_RATE
+    parts, length, turn = [np.zeros(4 * SAMPLE_RATE, "<i2")], 4.0, 0
     while length < 60 * arguments.minutes:
-        pause = pauses[turn % len(pauses)]
+        turn += 1
+        cut = arguments.interrupt_every and turn % arguments.interrupt_every == 0
+        pause = 2.8 if cut else 1.2 + answer + REST
         parts += [sentence, np.zeros(int(pause * SAMPLE_RATE), "<i2")]
-        length, turn = length + arguments.sentence + pause, turn + 1
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-        file.writeframes(np.concatenate(parts).tobytes())
+        length += arguments.sentence + pause
+    write_wav(path, np.concatenate(parts))
 
 
-def stretches(samples: np.ndarray, gap: float = 0.4, most: float | None = None) -> list[tuple[float, float]]:
-    """When something sounds or moves: [time, level] samples to (from, to), gaps of less than ``gap`` closed.
-
-    Args:
-      most: the level above which it does; None is halfway, in decibels, between quiet and loud.
-    """
-    times, levels = samples[:, 0], samples[:, 1]
-    if most is None:
-        quiet, loud = np.percentile(levels, [10, 95])
-        most = float(np.sqrt(max(quiet, 1e-4) * max(loud, 1e-3)))
-    found: list[list[float]] = []
-    for time in times[levels > most]:
-        if found and time - found[-1][1] < gap:
-            found[-1][1] = float(time)
-        else:
-            found.append([float(time), float(time)])
-    return [(start, end) for start, end in found if end - start > 0.1]
+def answers_of(folder: Path) -> tuple[list[Answer], list[Path]]:
+    """The two halves of the shipped speech with the truth of their mouths, and a file of each."""
+    sound, truth = read_wav(SPEECH), json.loads(TRUTH.read_text())
+    answers, paths = [], []
+    for index in range(2):
+        frames = slice(index * ANSWER_FRAMES, (index + 1) * ANSWER_FRAMES)
+        samples = sound[frames.start * SAMPLES_PER_FRAME : frames.stop * SAMPLES_PER_FRAME]
+        paths.append(folder / f"answer{index}.wav")
+        write_wav(paths[-1], samples)
+        opening, mode = (np.array(truth[name][frames]) for name in ("opening", "mode"))
+        answers.append(Answer(samples.astype(np.float32) / 32768, opening, mode))
+    return answers, paths
 
 
-def following(ends: list[float], starts: list[float], within: float = 4.0) -> list[float]:
-    """For each end the time to the next start, where there is one soon."""
-    gaps = [min((start - end for start in starts if start > end), default=np.inf) for end in ends]
-    return [gap for gap in gaps if gap < within]
+async def call(arguments: Arguments, folder: Path, sounds: list[Path]) -> tuple[Recording, list[dict], dict]:
+    """The whole call: what was recorded, the server's memory every few seconds, its counts at the end."""
+    settings = Settings(str(arguments.weights), str(arguments.image), answers=tuple(map(str, sounds)))
+    memory = []
+    async with CallServer(settings) as server, Browser(server.address, folder / "microphone.wav") as browser:
+        await browser.until("Boolean(document.getElementById('call'))")
+        await browser.run("document.getElementById('call').click()")
+        await browser.until("document.getElementById('video').videoWidth > 0", 60.0)
+        recorder = Recorder(browser, folder)
+        await recorder.start()
+        start = time.monotonic()
+        while (elapsed := time.monotonic() - start) < 60 * arguments.minutes:
+            memory.append({"seconds": elapsed, **(await server.report())["left"]})
+            await asyncio.sleep(min(TAKE, 60 * arguments.minutes - elapsed))
+            await recorder.take()
+        report = await server.report()
+        memory.append({"seconds": elapsed, **report["left"]})
+        if arguments.out is not None:
+            await browser.screenshot(arguments.out / "call.png")
+        return recorder.recording(), memory, report
 
 
-def figures(measured: dict) -> dict[str, float]:
-    """The call in numbers; seconds, and frames a second."""
-    microphone, received, frames = (np.array(measured[name]) for name in ("microphone", "heard", "frames"))
-    said, answers, moves = (
-        stretches(microphone),
-        stretches(received),
-        stretches(frames, most=mouth_moves(frames)),
-    )
-    ends = [end for _, end in said]
-    to_sound, to_mouth = (following(ends, [start for start, _ in found]) for found in (answers, moves))
-    # Where the user begins during an answer, the answer stops.
-    cut = [
-        end - start
-        for start, _ in said
-        for begin, end in answers
-        if begin + 0.2 < start < end and end - start < 3.0
-    ]
-    gaps = np.diff(frames[:, 0])
-    seconds = np.bincount((frames[:, 0] - frames[0, 0]).astype(int))[1:-1]
-    skew = 25 * np.abs(np.array(measured["skew"][4:]))
-    median = lambda values: float(np.median(values)) if len(values) else float("nan")
-    return {
-        "minutes": float(frames[-1, 0] - frames[0, 0]) / 60,
-        "turns": len(said),
-        "answered": len(to_sound),
-        "end of speech to sound, median": median(to_sound),
-        "end of speech to moving mouth, median": median(to_mouth),
-        "end of speech to moving mouth, worst": max(to_mouth, default=float("nan")),
-        "interruption to silence, median": median(cut),
-        "skew in frames, p95": float(np.percentile(skew, 95)) if len(skew) else float("nan"),
-        "frames a second, p5": float(np.percentile(seconds, 5)) if len(seconds) else float("nan"),
-        "frames a second, mean": float(len(frames) / (frames[-1, 0] - frames[0, 0])),
-        "stalls over 0.5 s": int((gaps > 0.5).sum()),
-        "longest gap": float(gaps.max()),
-    }
-
-
-def mouth_moves(frames: np.ndarray) -> float:
-    """The change of the mouth's pixels above which it moves: between rest and speech."""
-    quiet, loud = np.percentile(frames[:, 1], [25, 95])
-    return float(quiet + 0.35 * (loud - quiet))
-
-
-async def measure(arguments: Arguments) -> dict[str, float]:
-    """The whole call."""
-    from aiohttp import web
-
-    from tm_jax.serve.capacity import measure as measure_capacity
-    from tm_jax.serve.limits import Gate
-    from tm_jax.serve.pictures import portrait
-    from tm_jax.serve.server import Server
-    from tm_jax.serve.voices.mirror import Mirror
+def openings(recording: Recording, arguments: Arguments, sounds: list[Path], folder: Path):
+    """The opening of each mouth that the browser showed, and of the videos of infer.py for the same sounds."""
+    from tm_jax.evaluation.reader import Reader, ReaderConfig, read
+    from tm_jax.evaluation.watch import read_frames
+    from tm_jax.pretrained.weights import load_model
+    from tm_jax.streaming.make_video import make_video
     from tm_jax.streaming.parts import load_engine
 
-    engine = await asyncio.to_thread(load_engine, arguments.weights)
-    picture = portrait(arguments.image, engine)
-    capacity = await asyncio.to_thread(measure_capacity, engine, picture[0])
-    server = Server(engine, picture, Mirror, gate=Gate.made_for("127.0.0.1"))
-    runner = web.AppRunner(server.application(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    address = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            recording(arguments, Path(folder) / "microphone.wav")
-            async with Browser(address, Path(folder) / "microphone.wav") as browser:
-                await browser.until("Boolean(document.getElementById('call'))")
-                await browser.run("document.getElementById('call').click()")
-                await browser.until("document.getElementById('video').videoWidth > 0", 60.0)
-                await browser.run(INSTRUMENTS.replace("BOX", MOUTH))
-                await asyncio.sleep(60 * arguments.minutes)
-                measured = json.loads(await browser.run("JSON.stringify(window.measured)"))
-                (peer,) = server.peers.values()
-                counts = dataclasses.asdict(peer.call.live.counts)
-                if arguments.out is not None:
-                    arguments.out.mkdir(parents=True, exist_ok=True)
-                    await browser.screenshot(arguments.out / "call.png")
-    finally:
-        await runner.cleanup()
-    found = figures(measured) | {"chunk, seconds": capacity.chunk_seconds} | counts
+    reader = load_model(WEIGHTS / "reader.safetensors", Reader, ReaderConfig)
+    shown = read(reader, recording.frames[None]).track("opening")[0]
+    files = []
+    for sound in sounds:
+        out = folder / f"{sound.stem}.mp4"
+        make_video(arguments.image, sound, out, load_engine=lambda: load_engine(arguments.weights))
+        files.append(read(reader, read_frames(out)[None]).track("opening")[0])
+    return shown, files
+
+
+def by_minute(recording: Recording, heard: list, answers: list[Answer], memory: list[dict]) -> list[dict]:
+    """Memory, rate, skew and lip-sync of every whole minute."""
+    from tm_jax.evaluation.statistics import pearson
+
+    begin, rows = recording.frame_times[0], []
+    inside = lambda times, minute: (times >= begin + 60 * minute) & (times < begin + 60 * (minute + 1))
+    for minute in range(int((recording.frame_times[-1] - begin) // 60)):
+        times = recording.frame_times[inside(recording.frame_times, minute)]
+        skew = recording.skew[inside(recording.skew[:, 0], minute), 1]
+        syncs = []
+        for one in heard:
+            if inside(np.array([one.start]), minute)[0]:
+                speaking = answers[one.which].mode == 1
+                syncs.append(pearson(one.opening[speaking], answers[one.which].opening[speaking]))
+        held = [m["mebibytes"] for m in memory if 60 * minute <= m["seconds"] < 60 * (minute + 1)]
+        rows.append(
+            {
+                "minute": minute + 1,
+                "memory, MiB": float(np.mean(held)) if held else np.nan,
+                "frames a second": len(times) / 60,
+                "longest gap": float(np.diff(times).max()),
+                "skew, frames": 25 * float(np.median(skew)) if len(skew) else np.nan,
+                "lip-sync": float(np.mean(syncs)) if syncs else np.nan,
+            }
+        )
+    return rows
+
+
+def run(arguments: Arguments) -> Report:
+    """The report."""
     if arguments.out is not None:
-        (arguments.out / "figures.json").write_text(json.dumps(found, indent=1))
-        (arguments.out / "samples.json").write_text(json.dumps(measured))
-    return found
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        conversation(arguments, folder / "microphone.wav")
+        answers, sounds = answers_of(folder)
+        recording, memory, served = asyncio.run(call(arguments, folder, sounds))
+        opening, files = openings(recording, arguments, sounds, folder)
+        heard = whole_answers(recording, opening, answers)
+        (counts,) = served["counts"]
+        figures = call_figures(recording, opening, served["video_seconds"])
+        figures |= lip_sync_figures(heard, answers, files)
+        figures |= {"chunk, seconds to make": served["chunk_seconds"], **counts}
+        minutes = by_minute(recording, heard, answers, memory)
+        held = [minute["memory, MiB"] for minute in minutes[1:]]
+        figures["memory after the second minute, MiB more"] = held[-1] - held[0] if held else 0.0
+        if arguments.out is not None:
+            from tm_jax.bench.call_plot import plot
 
-
-def run(arguments: Arguments) -> str:
-    """The table."""
-    found = asyncio.run(measure(arguments))
-    width = max(map(len, found))
-    return "\n".join(f"{name:{width}}  {value:8.2f}" for name, value in found.items())
+            plot(recording, opening, heard, answers, memory, arguments.out / "call_figures.png")
+            told = {"figures": figures, "minutes": minutes, "memory": memory}
+            (arguments.out / "figures.json").write_text(json.dumps(told, indent=1))
+    return Report(figures, minutes)

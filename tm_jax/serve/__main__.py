@@ -39,6 +39,8 @@ class Arguments:
     """WebSocket address of a service that speaks the OpenAI Realtime protocol."""
     voice_model: str = "gpt-realtime"
     """Model of that service.  Its key is read from TM_JAX_VOICE_KEY or OPENAI_API_KEY alone."""
+    voice_transcription: str = ""
+    """The service's model that writes down what the caller says, for captions (default: none)."""
     voice_name: str = ""
     """The service's voice, or espeak-ng's for offline."""
     script: Path | None = None
@@ -83,7 +85,12 @@ def voice_factory(arguments: Arguments) -> Callable:
     if arguments.voice == "mirror":
         return Mirror
     if arguments.voice == "realtime":
-        config = RealtimeConfig(arguments.voice_url, arguments.voice_model, arguments.voice_name)
+        config = RealtimeConfig(
+            arguments.voice_url,
+            arguments.voice_model,
+            arguments.voice_name,
+            transcription=arguments.voice_transcription,
+        )
         return lambda: Realtime(config)
     config = OfflineConfig(
         arguments.script or SHIPPED,
@@ -127,9 +134,11 @@ async def serve(arguments: Arguments) -> None:
     from tm_jax.serve.capacity import measure
     from tm_jax.serve.engines import load
     from tm_jax.serve.limits import Gate
+    from tm_jax.serve.memory import give_back_freed_blocks
     from tm_jax.serve.pictures import portrait
     from tm_jax.serve.server import Server
 
+    give_back_freed_blocks()
     tls, voice = tls_context(arguments), voice_factory(arguments)
     print("loading and measuring …", flush=True)
     engine = await asyncio.to_thread(load, arguments)

@@ -26,7 +26,10 @@ from tm_jax.serve.voices.protocol import (
 )
 
 State = Literal["listening", "thinking", "speaking"]
+"""What the user sees and hears: ``speaking`` from an answer's first sound to its last."""
 Message = dict[str, Any]
+PATIENCE = 20.0
+"""Seconds of thinking after which the user is told that no answer comes."""
 
 
 class Call:
@@ -40,7 +43,9 @@ class Call:
         """
         self.live, self.voice, self._tell = live, voice, tell
         self.state: State = "listening"
+        self._ready = False  # whether the voice can hear
         self._thinking = self._answering = False
+        self._heard = False  # whether any of this answer has left
         self._turn_ended: float | None = None
         self.delays: dict[str, float] = {}
         """Seconds from the end of the user's speech to the answer's first sound from the voice, and on the
@@ -49,7 +54,7 @@ class Call:
 
     async def hear(self, samples: np.ndarray) -> None:
         """The user's next 16 kHz mono sound."""
-        if not self._over.is_set():
+        if self._ready and not self._over.is_set():
             await self.voice.hear(samples)
 
     def hang_up(self) -> None:
@@ -57,7 +62,7 @@ class Call:
         self._over.set()
 
     async def run(self, send: Callable[[Tick, int], None]) -> None:
-        """The whole call.
+        """The whole call; the picture does not wait for the voice.
 
         Args:
           send: is given tick after tick with its number, 25 a second.
@@ -65,10 +70,8 @@ class Call:
         Raises:
           InputError: the voice cannot be had.
         """
-        work: list[asyncio.Task] = []
+        work = [asyncio.create_task(self._converse()), asyncio.create_task(self._pace(send))]
         try:
-            await self.voice.start()
-            work = [asyncio.create_task(self._events()), asyncio.create_task(self._pace(send))]
             over = asyncio.create_task(self._over.wait())
             done, _ = await asyncio.wait([*work, over], return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
@@ -86,7 +89,9 @@ class Call:
         closing: list[Awaitable] = [self.voice.close(), asyncio.to_thread(self.live.close)]
         await asyncio.gather(*closing, return_exceptions=True)
 
-    async def _events(self) -> None:
+    async def _converse(self) -> None:
+        await self.voice.start()
+        self._ready = True
         async for event in self.voice.events():
             match event:
                 case UserStarted():
@@ -106,7 +111,7 @@ class Call:
 
     def _speak(self, samples: np.ndarray) -> None:
         if not self._answering:
-            self._answering, self._thinking = True, False
+            self._answering, self._thinking, self._heard = True, False, False
             self.live.begin_answer()
             if self._turn_ended is not None:
                 self.delays["voice"] = time.monotonic() - self._turn_ended
@@ -130,24 +135,32 @@ class Call:
             if self.live.failure is not None:
                 raise self.live.failure
             tick = self.live.tick()
-            if tick.speech and self._turn_ended is not None:
-                self.delays["answer"] = time.monotonic() - self._turn_ended
-                self._turn_ended = None
-                self._tell({"delays": self.delays})
             send(tick, number)
-            self._show(self._state_now())
+            self._note(tick)
             number += 1
             behind = loop.time() - (start + number / FRAMES_PER_SECOND)
             if behind > 0.5:
                 number += int(behind * FRAMES_PER_SECOND)
             await asyncio.sleep(max(0.0, -behind))
 
-    def _state_now(self) -> State:
-        if self.live.speaking:
-            return "speaking"
-        return "thinking" if self._thinking else "listening"
-
-    def _show(self, state: State) -> None:
+    def _note(self, tick: Tick) -> None:
+        """Tells the page what this tick changes."""
+        if tick.speech:
+            self._heard = True
+            if self._turn_ended is not None:
+                self.delays["answer"] = time.monotonic() - self._turn_ended
+                self._turn_ended = None
+                self._tell({"delays": self.delays})
+        elif self._thinking and time.monotonic() - self._turn_ended > PATIENCE:
+            self._thinking = False
+            self._tell({"trouble": f"No answer came within {PATIENCE:.0f} s: say it once more."})
+        state = self._state_now()
         if state != self.state:
             self.state = state
             self._tell({"state": state})
+
+    def _state_now(self) -> State:
+        answering = self._answering or self.live.speaking
+        if answering and self._heard:
+            return "speaking"
+        return "thinking" if answering or self._thinking else "listening"

@@ -24,10 +24,14 @@ class Mirror:
         """Take the user's next sound."""
         for turn in self._turns.push(samples):
             if isinstance(turn, Ended):
-                for event in (Thinking(), Speech(turn.utterance), SpeechEnd()):
+                for event in (Thinking(), Speech(self.answer(turn.utterance)), SpeechEnd()):
                     self._events.put_nowait(event)
             else:
                 self._events.put_nowait(UserStarted())
+
+    def answer(self, utterance: Float32[np.ndarray, "s"]) -> Float32[np.ndarray, "a"]:
+        """What is said back."""
+        return utterance
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens, until the voice is closed."""
