@@ -35,7 +35,7 @@ INSTRUMENTS = """
     setInterval(() => {
       analyser.getFloatTimeDomainData(samples);
       const until = Math.round(context.currentTime * RATE);
-      m[name].push([now(), until]);
+      m[name].push([now(), taken, until]);
       const fresh = Math.min(until - taken, samples.length);
       m.parts[name].push(Int16Array.from(samples.subarray(samples.length - fresh), (x) => 32767 * x));
       taken = until;
@@ -87,11 +87,10 @@ class Sound:
 
     @classmethod
     def of(cls, samples: np.ndarray, marks: np.ndarray) -> "Sound":
-        """Of marks [time, samples of the context until then]; the sound begins after the context did."""
-        until = marks[:, 1]
-        slope, offset = np.polyfit(until, marks[:, 0], 1)
-        late = np.median(marks[:, 0] - (offset + slope * until))
-        first = until[-1] - len(samples)
+        """Of marks [time, the context's samples before a piece, and with it]."""
+        slope, offset = np.polyfit(marks[:, 2], marks[:, 0], 1)
+        late = np.median(marks[:, 0] - (offset + slope * marks[:, 2]))
+        first = marks[0, 1]
         return cls(samples, float(offset + late + slope * first), float(1 / slope))
 
     def levels(self, window: float = 0.02) -> np.ndarray:

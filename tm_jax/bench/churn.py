@@ -1,6 +1,6 @@
 """Calls that end in every way at random moments, and what they leave behind: nothing, if all is well.
 
-A server runs in a process of its own, with the mirror as its voice.  Peers call it and hang up, vanish without a
+A server runs in a process of its own; its voice is the mirror.  Peers call it and hang up, vanish without a
 word, never connect, or send broken offers; a browser reloads its page and is killed in the middle of calls.
 Meanwhile one call goes on from the first to the last moment and must not notice.
 """

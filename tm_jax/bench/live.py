@@ -153,7 +153,7 @@ async def call(arguments: Arguments, folder: Path, sounds: list[Path]) -> tuple[
 
 
 def openings(recording: Recording, arguments: Arguments, sounds: list[Path], folder: Path):
-    """The opening of each mouth that the browser showed, and of the videos of infer.py for the same sounds."""
+    """The opening of each mouth that the browser showed, and in infer.py's videos of the same sounds."""
     from tm_jax.evaluation.reader import Reader, ReaderConfig, read
     from tm_jax.evaluation.watch import read_frames
     from tm_jax.pretrained.weights import load_model

@@ -1,8 +1,8 @@
 """How this process gives freed memory back.
 
 Every call allocates and frees buffers of some hundred kilobytes (frames, codecs, network outputs) from many
-threads.  glibc gives blocks of 128 KiB and more back to the system as soon as they are freed; but each one that
-is freed raises that limit to its size, up to 32 MiB.  From then on such blocks lie on the heap between small
+threads.  glibc gives blocks of 128 KiB and more back to the system as soon as they are freed; but each such
+block raises that limit to its own size, up to 32 MiB.  From then on such blocks lie on the heap between small
 ones that live longer, and the heap grows with every call though nothing is kept: 200 calls left 240 MiB that
 nobody used.  A limit that is set stays.
 """

@@ -25,18 +25,21 @@ class _Queued(MediaStreamTrack):
         super().__init__()
         self._waiting: asyncio.Queue = asyncio.Queue()
 
-    def put(self, frame) -> None:
+    def put(self, frame, after: float = 0.0) -> None:
+        """Give a frame that leaves so many seconds from now."""
         while self._waiting.qsize() >= MOST_WAITING:
             self._waiting.get_nowait()
-        self._waiting.put_nowait(frame)
+        self._waiting.put_nowait((frame, asyncio.get_running_loop().time() + after))
 
     async def recv(self):
         """The next frame, as aiortc asks for it."""
         if self.readyState != "live":
             raise MediaStreamError
-        frame = await self._waiting.get()
-        if frame is None:
+        waiting = await self._waiting.get()
+        if waiting is None:
             raise MediaStreamError
+        frame, due = waiting
+        await asyncio.sleep(due - asyncio.get_running_loop().time())
         return frame
 
     def stop(self) -> None:
@@ -58,7 +61,11 @@ class Sound(_Queued):
 
 
 def send(tick: Tick, number: int, picture: Picture, sound: Sound) -> None:
-    """Put tick ``number`` on both tracks, with its time."""
+    """Put tick ``number`` on both tracks, with its time.
+
+    Each packet leaves when its own sound begins: the sender's reports tie a packet's time to the moment in
+    which it left, and the browser keeps sound and picture in step by them.
+    """
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(tick.frame), format="rgb24").reformat(
         format="yuv420p"
     )
@@ -69,4 +76,4 @@ def send(tick: Tick, number: int, picture: Picture, sound: Sound) -> None:
         packet = av.AudioFrame.from_ndarray(pcm[None, index : index + PACKET], format="s16", layout="mono")
         packet.sample_rate = SAMPLE_RATE
         packet.pts, packet.time_base = number * len(pcm) + index, fractions.Fraction(1, SAMPLE_RATE)
-        sound.put(packet)
+        sound.put(packet, index / SAMPLE_RATE)
