@@ -6,6 +6,7 @@ import contextlib
 import aioice.ice
 import numpy as np
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
@@ -24,6 +25,17 @@ def loopback(monkeypatch):
     monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
 
 
+class Served(TestServer):
+    """With the limits of connections that the command has."""
+
+    def __init__(self, server: Server):
+        super().__init__(server.application())
+        self._served = server
+
+    async def _make_runner(self, **_) -> web.AppRunner:
+        return self._served.runner()
+
+
 @pytest.fixture
 def make_server():
     """An async context that gives a server and a client of it."""
@@ -38,7 +50,7 @@ def make_server():
             capacity=capacity,
             **options,
         )
-        async with TestClient(TestServer(server.application())) as client:
+        async with TestClient(Served(server)) as client:
             yield server, client
 
     return make

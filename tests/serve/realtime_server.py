@@ -21,7 +21,9 @@ class RealtimeServer:
 
     def __init__(self, make_voice):
         self._make_voice = make_voice
-        self.received: list[dict] = []
+        self.received: list[dict] = []  # without sound
+        self.everything: list[dict] = []
+        self.told: list[dict] = []
 
     def application(self) -> web.Application:
         app = web.Application()
@@ -37,13 +39,14 @@ class RealtimeServer:
         await socket.prepare(request)
         voice = self._make_voice()
         await voice.start()
-        await socket.send_json({"type": "session.created", "session": {"type": "realtime"}})
+        await self._tell(socket, type="session.created", session={"type": "realtime"})
         speaking = asyncio.create_task(self._speak(voice, socket))
         up = Resampler(WIRE_RATE, SAMPLE_RATE)
         async for message in socket:
             if message.type is not WSMsgType.TEXT:
                 continue
             fields = json.loads(message.data)
+            self.everything.append(fields)
             if fields["type"] == "input_audio_buffer.append":
                 await voice.hear(up.push(np.frombuffer(base64.b64decode(fields["audio"]), "<i2")))
             else:
@@ -54,29 +57,37 @@ class RealtimeServer:
         await speaking
         return socket
 
+    async def _tell(self, socket, **message) -> None:
+        message["event_id"] = f"e{len(self.told)}"
+        self.told.append(message)
+        await socket.send_json(message)
+
     async def _speak(self, voice, socket) -> None:
+        tell = lambda kind, **more: self._tell(socket, type=kind, **more)
         down, number, open_response = Resampler(SAMPLE_RATE, WIRE_RATE), 0, False
         async for event in voice.events():
-            here = {"response_id": f"r{number}", "item_id": f"i{number}", "content_index": 0}
             if isinstance(event, Said | Speech) and not open_response:
                 number, open_response = number + 1, True
-                here = {"response_id": f"r{number}", "item_id": f"i{number}", "content_index": 0}
-                await socket.send_json({"type": "response.created", "response": {"id": f"r{number}"}})
+                await tell("response.created", response={"id": f"r{number}"})
+            part = {"item_id": f"i{number}", "content_index": 0}
+            here = part | {"response_id": f"r{number}", "output_index": 0}
             match event:
                 case UserStarted():
-                    await socket.send_json({"type": "input_audio_buffer.speech_started"})
+                    await tell("input_audio_buffer.speech_started", item_id=f"u{number}", audio_start_ms=0)
                 case Thinking():
-                    await socket.send_json({"type": "input_audio_buffer.speech_stopped"})
+                    await tell("input_audio_buffer.speech_stopped", item_id=f"u{number}", audio_end_ms=0)
                 case UserSaid(text):
                     kind = "conversation.item.input_audio_transcription.completed"
-                    await socket.send_json({"type": kind, "transcript": text})
+                    usage = {"type": "duration", "seconds": 1.0}
+                    await tell(kind, transcript=text, usage=usage, **part)
                 case Said(text):
-                    kind = "response.output_audio_transcript.delta"
-                    await socket.send_json({"type": kind, "delta": text} | here)
+                    await tell("response.output_audio_transcript.delta", delta=text, **here)
                 case Speech(samples):
                     for start in range(0, len(samples), 1600):
-                        delta = base64.b64encode(to_pcm(down.push(samples[start : start + 1600]))).decode()
-                        await socket.send_json({"type": "response.output_audio.delta", "delta": delta} | here)
+                        pcm = to_pcm(down.push(samples[start : start + 1600]))
+                        await tell(
+                            "response.output_audio.delta", delta=base64.b64encode(pcm).decode(), **here
+                        )
                 case SpeechEnd():
                     open_response = False
-                    await socket.send_json({"type": "response.done", "response": {"id": f"r{number}"}})
+                    await tell("response.done", response={"id": f"r{number}"})

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.audio.test_voice_activity import voice as speech
 from tm_jax.rates import SAMPLE_RATE
 from tm_jax.serve import limits
-from tm_jax.serve.limits import Gate, Rate, is_loopback
+from tm_jax.serve.limits import Rate, is_loopback
 from tm_jax.serve.live import Tick
 from tm_jax.serve.tracks import Picture, Sound, send
 
@@ -40,6 +40,8 @@ def test_a_call_has_picture_sound_states_and_captions(make_server, make_peer):
             microphone = Sound()
             peer = make_peer(microphone)
             await peer.call(client)
+            answered = peer.connection.remoteDescription.sdp
+            assert "a=sendonly" in answered.split("m=video")[1], "nothing is taken but the microphone"
             said = np.concatenate([np.zeros(SAMPLE_RATE // 2, np.float32), speech(0.8)])
 
             async def talk():
@@ -63,7 +65,7 @@ def test_a_call_has_picture_sound_states_and_captions(make_server, make_peer):
             assert (frame.width, frame.height) == (6, 4)
             talking.cancel()
             states = [json.loads(m)["state"] for m in peer.messages if "state" in json.loads(m)]
-            assert states[:2] in (["thinking", "speaking"], ["speaking"])
+            assert states[:2] == ["thinking", "speaking"]
             delays = next(json.loads(m)["delays"] for m in peer.messages if "delays" in m)
             assert 0 <= delays["voice"] <= delays["answer"] < 3
             async with client.get("/metrics") as response:
@@ -137,95 +139,6 @@ def test_a_callers_own_picture(make_server, make_peer):
             await peer.call(client, picture=name)
             assert next(iter(server.peers.values())).call.live.tick().frame.shape == (4, 6, 3)
             await peer.close()
-
-    asyncio.run(run())
-
-
-ORIGIN = {"Origin": "http://evil.example"}
-HOSTILE = [
-    ("get", "/../../etc/passwd", {}, 404),
-    ("get", "/%2e%2e/%2e%2e/etc/passwd", {}, 404),
-    ("get", "/page/index.html", {}, 404),
-    ("get", "/app.js/..%2f..%2fserver.py", {}, 404),
-    ("post", "/", {}, 405),
-    ("get", "/offer", {}, 405),
-    ("post", "/offer", {"data": b""}, 400),
-    ("post", "/offer", {"data": b"\xff\xfe{"}, 400),
-    ("post", "/offer", {"data": b"[" * 60000}, 400),
-    ("post", "/offer", {"json": {"type": "answer", "sdp": ""}}, 400),
-    ("post", "/offer", {"json": {"type": "offer", "sdp": "v=0\r\nm=audio"}}, 400),
-    ("post", "/offer", {"json": {"type": "offer", "sdp": "\0" * 1000}}, 400),
-    ("post", "/offer", {"json": ["offer"]}, 400),
-    ("post", "/offer", {"json": {"type": "offer", "sdp": "", "picture": "nobody"}}, 404),
-    ("post", "/offer", {"data": b"x" * (limits.MOST_OFFER_BYTES + 1)}, 413),
-    ("post", "/offer", {"json": {"type": "offer", "sdp": ""}, "headers": ORIGIN}, 403),
-    ("post", "/picture", {"data": b"not a picture"}, 400),
-    ("post", "/picture", {"data": b""}, 400),
-    ("post", "/picture", {"data": png(300, 200)[:200]}, 400),
-    ("post", "/picture", {"data": b"x" * (limits.MOST_PICTURE_BYTES + 1)}, 413),
-    ("post", "/picture", {"data": png(20_000, 3_000)}, 400),
-    ("post", "/picture", {"data": png(30, 30), "headers": ORIGIN}, 403),
-    ("post", "/hangup", {"data": b"somebody"}, 404),
-    ("post", "/hangup", {"data": b"x" * 5000}, 413),
-    ("get", "/metrics", {"headers": {"Host": "rebound.example"}}, 403),
-]
-
-
-def test_hostile_requests_are_refused_one_by_one_and_calls_go_on(make_server, make_peer, monkeypatch):
-    monkeypatch.setattr(limits, "MOST_REQUESTS_A_SECOND", 10**6)
-
-    async def run():
-        async with make_server() as (server, client):
-            peer = make_peer()
-            await peer.call(client)
-            await peer.frames("video", 2)
-            for method, path, options, status in HOSTILE:
-                async with client.request(method, path, **options) as response:
-                    text = await response.text()
-                    assert response.status == status, (method, path, response.status, text)
-                    assert "Traceback" not in text and "/tmp" not in text
-                    assert response.headers["X-Content-Type-Options"] == "nosniff"
-            assert len(server.peers) == 1
-            await peer.frames("video", 5)
-            await peer.close()
-
-    asyncio.run(run())
-
-
-def test_a_flood_of_requests_and_of_messages_is_bounded(make_server, make_peer):
-    async def run():
-        async with make_server() as (_, client):
-            peer = make_peer()
-            await peer.call(client)
-            await peer.frames("video", 2)
-            while peer.channel.readyState != "open":
-                await asyncio.sleep(0.02)
-            for _ in range(300):
-                peer.channel.send("x" * 3000)
-            statuses = []
-            for _ in range(3 * limits.MOST_REQUESTS_A_SECOND):
-                async with client.post("/hangup", data=b"nobody") as response:
-                    statuses.append(response.status)
-            assert 429 in statuses
-            await peer.frames("video", 5)
-            await peer.close()
-
-    asyncio.run(run())
-
-
-def test_another_host_needs_the_token(make_server):
-    async def run():
-        gate = Gate.made_for("0.0.0.0")
-        assert len(gate.token) > 20
-        async with make_server(gate=gate) as (_, client):
-            for path in ("/", "/app.js", "/style.css", "/healthz", "/portrait.png"):
-                async with client.get(path) as response:
-                    assert response.status == 200, path
-            for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": gate.token[:-1]}):
-                async with client.get("/metrics", headers=given) as response:
-                    assert response.status == 401
-            async with client.get("/metrics", headers={"Authorization": f"Bearer {gate.token}"}) as response:
-                assert response.status == 200
 
     asyncio.run(run())
 

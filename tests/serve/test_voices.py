@@ -6,6 +6,8 @@ import contextlib
 import numpy as np
 import pytest
 from aiohttp import web
+from openai.types import realtime as realtime_types
+from pydantic import TypeAdapter
 
 from tests.audio.test_voice_activity import voice as speech
 from tests.serve.realtime_server import KEY, RealtimeServer
@@ -177,13 +179,14 @@ def test_realtime_cancels_and_truncates_at_barge_in(monkeypatch):
             await voice.start()
             for block in blocks(np.concatenate([silence(1), speech(3.0), silence(1)])):
                 await voice.hear(block)
-            found = await collect(voice, Speech)
+            for _ in range(8):
+                await collect(voice, Speech)
             await voice.interrupted(0.5)
             await asyncio.sleep(0.1)
             cancel, cut = server.received[-2:]
             assert cancel == {"type": "response.cancel", "response_id": "r1"}
             assert cut["type"] == "conversation.item.truncate" and cut["audio_end_ms"] == 500
-            assert cut["item_id"] == "i1" and isinstance(found[-1], Speech)
+            assert cut["item_id"] == "i1"
             await voice.hear(np.concatenate([speech(0.6), silence(1)]))
             later = await collect(voice, SpeechEnd)
             assert isinstance(later[0], UserStarted), "nothing more of the cancelled answer comes"
@@ -204,34 +207,115 @@ def test_a_refused_key_and_an_absent_service_are_one_sentence(monkeypatch):
     asyncio.run(run())
 
 
+def test_what_is_sent_and_understood_is_of_the_protocol(monkeypatch):
+    """OpenAI's own package describes both sides' messages of the protocol's general availability."""
+
+    async def run():
+        async with served(Mirror, monkeypatch) as (voice, server):
+            await voice.start()
+            for block in blocks(np.concatenate([silence(1), speech(2.0), silence(1)])):
+                await voice.hear(block)
+            await collect(voice, Speech)
+            await voice.interrupted(0.05)
+            await voice.hear(silence(0.1))
+            await asyncio.sleep(0.1)
+            kinds = {message["type"] for message in server.everything}
+            assert kinds == {
+                "session.update",
+                "input_audio_buffer.append",
+                "response.cancel",
+                "conversation.item.truncate",
+            }
+            for messages, form in (
+                (server.everything, realtime_types.RealtimeClientEvent),
+                (server.told, realtime_types.RealtimeServerEvent),
+            ):
+                check = TypeAdapter(form)
+                for message in messages:
+                    check.validate_python(message, strict=True)
+            session = server.received[0]["session"]
+            asked = realtime_types.RealtimeSessionCreateRequest.model_validate(session)
+            assert not asked.model_extra and not asked.audio.input.model_extra
+            assert asked.audio.input.transcription is None
+            assert asked.audio.output.format.rate == 24000
+
+    asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def scripted(*conversations):
+    """A `Realtime`, and a server that says the next list of messages each time that it is called, or refuses
+    by a status; after all but the last it hangs up with code 4000."""
+    waiting = list(conversations)
+
+    async def serve(request):
+        messages = waiting.pop(0)
+        if isinstance(messages, int):
+            return web.Response(status=messages)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for message in messages:
+            await socket.send_str(message)
+        if waiting:
+            await socket.close(code=4000)
+        else:
+            async for _ in socket:
+                pass
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    voice = Realtime(RealtimeConfig(f"ws://127.0.0.1:{runner.addresses[0][1]}/"))
+    try:
+        yield voice
+    finally:
+        await voice.close()
+        await runner.cleanup()
+
+
 @pytest.mark.parametrize(
     "message",
     ["nonsense", "[]", "{}", '{"type": 3}', '{"type": "response.output_audio.delta", "delta": "§"}', "null"],
 )
-def test_a_message_that_is_not_of_the_protocol_is_trouble_and_no_end(monkeypatch, message):
+def test_a_message_that_is_not_of_the_protocol_is_trouble_and_no_end(message):
     async def run():
-        async def broken(request):
-            socket = web.WebSocketResponse()
-            await socket.prepare(request)
-            await socket.send_str(message)
-            await socket.send_str('{"type": "error", "error": {"message": "no money"}}')
-            await socket.close(code=4000)
-            return socket
+        error = '{"type": "error", "error": {"message": "no money"}}'
+        async with scripted([message, error]) as voice:
+            await voice.start()
+            (first,) = await collect(voice, Trouble)
+            (second,) = await collect(voice, Trouble)
+            assert "not of its protocol" in first.text and second.text == "no money"
 
-        app = web.Application()
-        app.router.add_get("/", broken)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        voice = Realtime(RealtimeConfig(f"ws://127.0.0.1:{runner.addresses[0][1]}/"))
-        await voice.start()
-        found = await collect_all(voice)
-        assert all(isinstance(event, Trouble) for event in found)
-        assert [event.text for event in found][-2:] == [
-            "no money",
-            "The voice service ended the call (code 4000).",
-        ]
-        await voice.close()
-        await runner.cleanup()
+    asyncio.run(run())
+
+
+def test_a_service_that_hangs_up_is_called_again(monkeypatch):
+    monkeypatch.setattr(realtime, "_WAITS", (0.01,))
+    back = '{"type": "input_audio_buffer.speech_started"}'
+
+    async def run():
+        async with scripted([], 401, 503, [back]) as voice:
+            await voice.start()
+            found = await collect(voice, UserStarted)
+            assert [type(event) for event in found] == [SpeechEnd, Trouble, Trouble, UserStarted]
+            assert "hung up (code 4000)" in found[1].text and f"set {realtime.KEY}" in found[2].text
+            await voice.hear(silence(0.1))
+
+    asyncio.run(run())
+
+
+def test_errors_that_mean_no_harm_are_kept_quiet_and_a_failed_answer_is_told():
+    quiet = '{"type": "error", "error": {"code": "response_cancel_not_active", "message": "none to cancel"}}'
+    limits = '{"type": "rate_limits.updated", "rate_limits": []}'
+    details = '{"type": "failed", "error": {"code": "rate_limit_exceeded", "message": "too fast"}}'
+    failed = f'{{"type": "response.done", "response": {{"id": "r", "status_details": {details}}}}}'
+
+    async def run():
+        async with scripted([quiet, limits, failed]) as voice:
+            await voice.start()
+            assert await collect(voice, Trouble) == [SpeechEnd(), Trouble("too fast")]
 
     asyncio.run(run())

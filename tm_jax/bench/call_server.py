@@ -160,7 +160,7 @@ async def serve(settings: Settings) -> None:
     sounds = [read_wav(Path(path)).astype(np.float32) / 32768 for path in settings.answers]
     voice = (lambda: Reciter(sounds)) if sounds else Mirror
     server = Server(engine, picture, voice, gate=Gate.made_for("127.0.0.1"), capacity=settings.capacity)
-    runner = web.AppRunner(server.application(), access_log=None)
+    runner = server.runner()
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     print(json.dumps({"address": f"http://127.0.0.1:{runner.addresses[0][1]}/"}), flush=True)

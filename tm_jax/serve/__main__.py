@@ -147,7 +147,7 @@ async def serve(arguments: Arguments) -> None:
     capacity = arguments.max_calls or found.calls
     server = Server(engine, picture, voice, gate=Gate.made_for(arguments.host), capacity=capacity)
     server.metrics.chunk_time.set(found.chunk_seconds)
-    runner = web.AppRunner(server.application(), access_log=None)
+    runner = server.runner()
     await runner.setup()
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | Non
       InputError: no picture, or one of too many pixels; the sentence names no file of this machine.
     """
     try:
-        with Image.open(io.BytesIO(data)) as header:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
             width, height = header.size
     except Exception:
         raise InputError("That is no picture: choose a PNG or JPEG.") from None

@@ -97,6 +97,7 @@ class Server:
         self._png = pictures.png(portrait[0])
         self._characters: collections.OrderedDict[str, Character] = collections.OrderedDict()
         self._requests: dict[str, Rate] = {}
+        self._decoding, self._pictures_waiting = asyncio.Lock(), 0
         self._stopping = False
 
     def application(self) -> web.Application:
@@ -113,6 +114,16 @@ class Server:
         app.on_shutdown.append(lambda _: self.stop())
         return app
 
+    def runner(self) -> web.AppRunner:
+        """The application with the limits of its connections; nothing is logged of a request."""
+        return web.AppRunner(
+            self.application(),
+            access_log=None,
+            logger=limits.faults_of_ours(),
+            keepalive_timeout=limits.IDLE_SECONDS,
+            lingering_time=1.0,
+        )
+
     async def stop(self) -> None:
         """End every call."""
         self._stopping = True
@@ -126,8 +137,9 @@ class Server:
                 self._requests.clear()
             if request.method == "POST" and not rate.allow():
                 raise web.HTTPTooManyRequests(text="Too many requests: wait a second.")
-            if request.path not in OPEN:
-                self.gate.check(request)
+            if request.headers.get("Upgrade", "").lower() == "websocket":
+                raise web.HTTPBadRequest(text="There is no WebSocket here.")
+            self.gate.check(request, token=request.path not in OPEN)
             response = await handler(request)
         except web.HTTPException as refusal:
             self.metrics.refused.labels(refusal.status).inc()
@@ -154,14 +166,24 @@ class Server:
 
     async def _picture(self, request: web.Request) -> web.Response:
         data = await read_bounded(request, limits.MOST_PICTURE_BYTES, "picture")
-        picture, box = await asyncio.to_thread(pictures.uploaded, data, self.engine)
         name = hashlib.sha256(data).hexdigest()[:24]
         if name not in self._characters:
-            reference = await asyncio.to_thread(self.engine.reference, picture, box)
-            self._characters[name] = Character(picture, reference)
+            self._characters[name] = await self._character(data)
             while len(self._characters) > MOST_PICTURES:
                 self._characters.popitem(last=False)
         return web.json_response({"picture": name})
+
+    async def _character(self, data: bytes) -> Character:
+        """One picture at a time, since a decoded one may be large."""
+        if self._pictures_waiting >= limits.MOST_PICTURES_WAITING:
+            raise web.HTTPServiceUnavailable(text="Many pictures are being read: try again in a moment.")
+        self._pictures_waiting += 1
+        try:
+            async with self._decoding:
+                picture, box = await asyncio.to_thread(pictures.uploaded, data, self.engine)
+                return Character(picture, await asyncio.to_thread(self.engine.reference, picture, box))
+        finally:
+            self._pictures_waiting -= 1
 
     async def _offer(self, request: web.Request) -> web.Response:
         body = await read_bounded(request, limits.MOST_OFFER_BYTES, "offer")
@@ -172,6 +194,7 @@ class Server:
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise web.HTTPBadRequest(text="That is no WebRTC offer.") from None
+        limits.check_offer(sdp)
         if len(self.peers) >= self.capacity or self._stopping:
             raise web.HTTPServiceUnavailable(text="All lines are busy: try again in a moment.")
         character = self._characters.get(chosen) if chosen else self._default
@@ -218,6 +241,9 @@ class Server:
                 raise ValueError
             connection.addTrack(picture)
             connection.addTrack(sound)
+            for line in connection.getTransceivers():
+                # What the peer would send beside a microphone would be decoded and kept for nobody.
+                line.direction = "sendrecv" if line.kind == "audio" else "sendonly"
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception:
             raise web.HTTPBadRequest(text="That is no WebRTC offer with a microphone.") from None
