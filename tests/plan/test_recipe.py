@@ -52,12 +52,13 @@ def test_a_mesh_that_does_not_fill_the_topology_is_refused():
 @pytest.mark.parametrize("preset", [STUDENT, TINY], ids=["wan14b", "tiny"])
 def test_how_often_each_program_runs_is_what_training_draws(preset):
     drawn = collections.Counter()
-    preset = dataclasses.replace(preset, loop=dataclasses.replace(preset.loop, steps=preset.warmup + 20_000))
+    loop = dataclasses.replace(preset.loop, steps=preset.warmup + 60_000)
+    preset = dataclasses.replace(preset, loop=loop, critic_lead=1_000)
     for index in range(preset.warmup, preset.loop.steps):
-        turn, rest = divmod(index - preset.warmup, preset.critic_per_student)
+        turn = preset.turn(index)
         drawn["critic"] += 1
         drawn[f"own_{preset.rollout.steps - 1}"] += 1
-        if rest == preset.critic_per_student - 1:
+        if turn is not None:
             step, source = preset.draw(index, turn)
             drawn[f"{source}_{step}"] += 1
             drawn["gap"] += 1

@@ -80,7 +80,9 @@ def test_variants_of_an_ablation_differ_as_told_and_take_the_same_steps(small):
     fit = dataclasses.replace(small.student, clip=ClipConfig(chunks=4, text_length=3, text_width=8))
     whole = Ablation(fit, warmup=3, dmd_steps=4)
     steps = {name: whole.experiment(name) for name in VARIANTS}
-    assert {experiment.loop.steps for experiment in steps.values()} == {7}
+    assert {experiment.loop.steps - experiment.critic_lead for experiment in steps.values()} == {7}
+    turns = [index for index in range(80) if steps["critic first"].turn(index) is not None]
+    assert turns[:2] == [index + 60 for index in range(20) if steps["both"].turn(index) is not None][:2]
     assert len({experiment.loop.folder for experiment in steps.values()}) == len(VARIANTS)
     assert steps["warm-up alone"].warmup == 7 and steps["DMD alone"].warmup == 0
     assert steps["both"].warmup == 3 and steps["both"].rollout == fit.rollout

@@ -81,7 +81,7 @@ def clips_of(experiment: Any, batch: int) -> dict[str, float]:
         return {"update": float(steps * batch)}
     last = experiment.rollout.steps - 1
     critics = steps - experiment.warmup
-    students = critics / experiment.critic_per_student
+    students = max(critics - experiment.critic_lead, 0) / experiment.critic_per_student
     long = 1 / experiment.long_every if experiment.long_every else 0.0
     first = experiment.exit_first if last else 0.0
     own = {f"own_{last}": critics + students * (1 - long) * (1 - first) * (1 - experiment.real_start)}

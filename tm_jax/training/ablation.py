@@ -23,6 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "DMD alone": {"warmup": 0, "loss.regression": 0.0},
     "both": {},
     "both, DMD ¼": {"loss.dmd": 0.25},
+    "critic first": {"critic_lead": 60},
+    "critic first, student slow": {"critic_lead": 60, "optim.lr": 2e-5},
+    "guidance 1.0 in DMD": {"loss.guidance.audio": 1.0},
     "guidance 1.0": {"loss.guidance.audio": 1.0, "pairs.sampler.guidance.audio": 1.0},
     "guidance 1.5 in the mouth": {
         "loss.guidance.mouth_alone": True,
@@ -81,6 +84,7 @@ class Ablation:
         if changes.pop("dmd_steps", None) == 0:
             warmup = total
         folder = self.out / "".join(letter if letter.isalnum() else "_" for letter in name)
+        total += changes.get("critic_lead", 0)
         loop = dataclasses.replace(
             self.student.loop, name=f"ablation: {name}", steps=total, run_dir=folder, preview_every=0
         )

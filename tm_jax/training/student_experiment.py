@@ -35,6 +35,9 @@ class StudentExperiment:
     loss: DistillationLoss = DistillationLoss()
     warmup: int = 300
     """Steps of regression alone."""
+    critic_lead: int = 0
+    """Critic updates after the warm-up and before the student's first update by DMD: it starts as the teacher,
+    and until it knows the student's clips the gap of the two is noise and guidance alone."""
     critic_per_student: int = 5
     """Critic updates for each update of the student."""
     real_start: float = 0.25
@@ -83,6 +86,11 @@ class StudentExperiment:
         if self.long_every:
             found += [("long", step) for step in {0, last}]
         return tuple(found)
+
+    def turn(self, index: int) -> int | None:
+        """The number of the student's update by DMD that step ``index`` holds; None if it holds none."""
+        turn, rest = divmod(index - self.warmup - self.critic_lead, self.critic_per_student)
+        return turn if turn >= 0 and rest == self.critic_per_student - 1 else None
 
     def draw(self, index: int, turn: int) -> tuple[int, str]:
         """The denoising step and the source of the clip of the student's update number ``turn``."""

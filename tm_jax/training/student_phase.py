@@ -1,6 +1,7 @@
 """Phase 3 as the loop runs it: the bidirectional teacher is distilled into the sparse causal student.
 
     steps 0 … warmup-1     regression alone: cached teacher samples at σ = 1, real clips later
+    critic_lead steps      the critic alone
     from then on           critic every step; student every ``critic_per_student``-th, DMD + regression
 
 Each update of the student is three programs, so that the memory of none adds to another's:
@@ -187,8 +188,8 @@ class StudentPhase:
         critic, metrics = self._critic(state.critic, own, noise_key)
         del own
         state = state.replace(critic=critic)
-        turn, rest = divmod(index - config.warmup, config.critic_per_student)
-        if rest == config.critic_per_student - 1:
+        turn = config.turn(index)
+        if turn is not None:
             step, source = config.draw(index, turn)
             clip_key, gap_key, regression_key = self._keys(state.student.key, state.student.step)
             clip = self._draws[source, step](state.student.model, batch, clip_key)
@@ -206,8 +207,8 @@ class StudentPhase:
         names = ["warmup"]
         if index >= config.warmup:
             names = [f"own_{config.rollout.steps - 1}", "critic"]
-            turn, rest = divmod(index - config.warmup, config.critic_per_student)
-            if rest == config.critic_per_student - 1:
+            turn = config.turn(index)
+            if turn is not None:
                 step, source = config.draw(index, turn)
                 names += [f"{source}_{step}", "gap", "student"]
         return clip_work(config, [self._passes[name] for name in names])
