@@ -11,3 +11,5 @@ SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND
 TOKENS_PER_LATENT = 8
 LATENT_STRIDE = 8
 """Pixels in a row or column of a latent cell: Wan2.1's VAE and ours alike."""
+LOUDEST = 64.0
+"""1 is full scale: floats beyond this are 16-bit samples that nobody divided by 32768."""

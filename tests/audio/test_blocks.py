@@ -41,6 +41,8 @@ def test_a_block_is_a_copy():
         (np.zeros(4, np.int32), "holds int32"),
         (np.zeros(4, np.uint8), "holds uint8"),
         (np.zeros(4, np.uint16), "holds uint16"),
+        (np.array([0, 9000.0], np.float32), "reaches 9000: divide it by 32768"),
+        (np.array([-1e30]), "reaches 1e\\+30"),
         (np.zeros(4, np.float16), "holds float16"),
         (np.zeros(4, bool), "holds bool"),
         (np.zeros(4, object), "holds object"),

@@ -1,12 +1,13 @@
 """Colour profiles: pictures of every kind come out in sRGB, and broken profiles do no harm."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tm_jax.media.picture import load_picture
+from tm_jax.media.picture import load_picture, read_picture
 
 D50 = (0.9642, 1.0, 0.8249)
 # Red, green and blue of the profiles as XYZ under D50.
@@ -93,6 +94,86 @@ def test_colours_become_those_of_srgb(tmp_path, primaries, name):
     expected = srgb(linear(PATCHES, 2.2) @ np.array(primaries) @ SRGB.T)
     assert np.abs(expected - PATCHES).max() > 8
     assert np.abs(seen(tmp_path / name) - expected).max() <= 3
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def with_chunks(path, *chunks: bytes):
+    """The patches as a PNG with these parts behind its header."""
+    patches("RGB").save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + b"".join(chunks) + whole[33:])
+    return path
+
+
+def chromaticities(*values: float) -> bytes:
+    return chunk(b"cHRM", struct.pack(">8I", *(round(100_000 * value) for value in values)))
+
+
+WIDE = chromaticities(0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+LINEAR, USUAL = (chunk(b"gAMA", struct.pack(">I", value)) for value in (100_000, 45_455))
+
+
+@pytest.mark.parametrize("chunks", [(WIDE, USUAL), (chunk(b"cICP", bytes([12, 13, 0, 1])),)], ids=len)
+def test_display_p3_by_png_s_own_fields(tmp_path, chunks):
+    expected = srgb((linear_of_srgb(PATCHES) @ np.array(P3)) @ SRGB.T)
+    assert np.abs(seen(with_chunks(tmp_path / "a.png", *chunks)) - expected).max() <= 2
+
+
+def linear_of_srgb(values: np.ndarray) -> np.ndarray:
+    values = values / 255.0
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def test_png_s_gamma_and_which_of_its_fields_counts(tmp_path):
+    path = tmp_path / "a.png"
+    assert np.abs(seen(with_chunks(path, LINEAR)) - srgb(PATCHES / 255.0)).max() <= 1
+    for plain in (
+        (USUAL,),
+        (chunk(b"sRGB", b"\0"), WIDE, LINEAR),
+        (chunk(b"cICP", bytes([1, 13, 0, 1])), LINEAR),
+    ):
+        np.testing.assert_array_equal(seen(with_chunks(path, *plain)), PATCHES)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "told"),
+    [
+        ((chunk(b"cICP", bytes([9, 16, 0, 1])),), "colours of the kind PQ"),
+        ((chunk(b"gAMA", bytes(4)),), "a gamma of 0"),
+        ((chromaticities(*[0.3] * 8),), "primaries that are none"),
+        ((chunk(b"cHRM", bytes(8)),), "primaries that are none"),
+        ((chunk(b"iCCP", b"x\0\0" + zlib.compress(of_inks())),), "a colour profile that is broken"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_followed_is_told(tmp_path, chunks, told):
+    picture = read_picture(with_chunks(tmp_path / "a.png", *chunks), notes := [])
+    assert len(notes) == 1 and told in notes[0] and notes[0].endswith("its colours are taken as sRGB's.")
+    np.testing.assert_array_equal(np.asarray(picture)[8::16, 8::16].reshape(-1, 3), PATCHES)
+
+
+@pytest.mark.parametrize(
+    ("space", "rule", "adobe"), [(1, "R98", False), (0xFFFF, "R03", True), (2, None, True)]
+)
+def test_adobe_rgb_by_exif(tmp_path, space, rule, adobe):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: space} | ({0xA005: {1: rule}} if rule else {})
+    patches("RGB").save(tmp_path / "a.jpg", exif=exif.tobytes(), quality=100, subsampling=0)
+    expected = srgb(linear(PATCHES, 2.2) @ np.array(ADOBE) @ SRGB.T) if adobe else PATCHES
+    assert np.abs(seen(tmp_path / "a.jpg") - expected).max() <= 3
+
+
+def test_display_p3_by_avif_s_codes(tmp_path):
+    path = tmp_path / "a.avif"
+    patches("RGB").save(path, quality=100, subsampling="4:4:4")
+    whole = path.read_bytes()
+    plain, place = seen(path), whole.index(b"colrnclx") + 8
+    path.write_bytes(whole[:place] + struct.pack(">HH", 12, 13) + whole[place + 4 :])
+    expected = srgb((linear_of_srgb(PATCHES) @ np.array(P3)) @ SRGB.T)
+    assert np.abs(plain - PATCHES).max() <= 2 and np.abs(seen(path) - expected).max() <= 4
 
 
 def test_palettes_and_transparency_keep_their_colours(tmp_path):

@@ -113,6 +113,8 @@ def test_sessions_share_a_reference_and_nothing_else(engine):
         ({"seed": -1}, "seed -1"),
         ({"seed": 2**64}, "seed 18446744073709551616"),
         ({"listen": ((2.0, 1.0),)}, "does not begin before it ends"),
+        ({"listen": [5]}, "stretch 5 does not begin"),
+        ({"listen": [("a", "b")]}, "does not begin before it ends"),
         ({"face_box": (3, 0, 1, 2)}, "reversed or leaves the picture"),
         ({"face_box": (0, 0, 5, 6)}, "reversed or leaves the picture"),
         ({"face_box": (0, 0, np.nan, 6)}, "no box of four numbers"),

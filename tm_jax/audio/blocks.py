@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tm_jax.errors import InputError
+from tm_jax.rates import LOUDEST
 
 _REMEDY = "give a one-dimensional NumPy array of 16 kHz mono sound, int16, or floats of which 1 is full scale"
 
@@ -14,7 +15,7 @@ def as_block(given: Any) -> Float32[np.ndarray, "s"]:
     """A block of sound as float32, a copy: int16 is divided by 32768, float32 and float64 stay as they are.
 
     Raises:
-      InputError: anything else, or samples that are no numbers.
+      InputError: anything else, samples that are no numbers, or floats of which 1 is not full scale.
     """
     if not isinstance(given, np.ndarray):
         raise InputError(f"A block of sound is a {type(given).__name__}: {_REMEDY}.")
@@ -28,4 +29,6 @@ def as_block(given: Any) -> Float32[np.ndarray, "s"]:
         block = given.astype(np.float32)
     if not np.isfinite(block).all():
         raise InputError(f"A block of sound holds samples that are not numbers (NaN or infinity): {_REMEDY}.")
+    if (peak := np.abs(block).max(initial=0)) > LOUDEST:
+        raise InputError(f"A block of sound reaches {peak:.5g}: divide it by 32768, or {_REMEDY}.")
     return block

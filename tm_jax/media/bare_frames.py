@@ -1,9 +1,14 @@
-"""The sizes of mp3, AAC and AC-3 frames, which stand one after another without a container."""
+"""The heads of mp3, AAC, AC-3 and AMR frames, which stand one after another without a container."""
 
 
 def frame_size(head: bytes) -> int:
     """Bytes of the frame that these first 7 bytes begin; 0 where none begins or it does not say."""
     return _adts(head) or _mpeg(head) or _ac3(head)
+
+
+def amr_frame(head: int) -> bool:
+    """Whether an AMR frame may begin with this byte: its first bit and its last two are zero."""
+    return not head & 0x83
 
 
 def _adts(head: bytes) -> int:

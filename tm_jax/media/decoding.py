@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 import av
 
 from tm_jax.errors import InputError
-from tm_jax.media.bare_frames import frame_size
+from tm_jax.media.bare_frames import amr_frame, frame_size
 
 FIGURES = (b"Xing", b"Info", b"VBRI")
 """Marks of the frame at the head of an mp3 that holds figures and no sound."""
@@ -29,7 +29,7 @@ class Tally:
     bytes: int = 0
     """Bytes of the stream's packets."""
     every_byte: int = 0
-    """Bytes of the packets of all streams."""
+    """Bytes of the packets of all streams that are to be shown."""
     first_byte: int | None = None
     """Where the stream's first packet lies in the file."""
     end: float = 0.0
@@ -91,6 +91,9 @@ def decoded(
             stream.codec_context.flush_buffers()
             part += 1
         try:
+            if container.format.name == "amr" and packet.size and not amr_frame(bytes(packet)[0]):
+                # What lies behind a hole is cut into frames in the wrong places, and decoded as noise.
+                raise av.InvalidDataError(0, "no frame begins here")
             frames = packet.decode()
             tally.last_broken = bare and frame_size(bytes(packet)[:7]) > packet.size
         except av.FFmpegError:
@@ -117,7 +120,8 @@ def _emptied(stream: av.stream.Stream) -> list[av.VideoFrame | av.AudioFrame]:
 
 
 def _account(packet: av.Packet, stream: av.stream.Stream, tally: Tally) -> None:
-    tally.every_byte += packet.size
+    # An mp4's packets outside of its edit list are read and not shown.
+    tally.every_byte += 0 if packet.is_discard else packet.size
     if packet.pts is not None and packet.time_base:
         tally.end = max(tally.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     if packet.stream_index == stream.index:

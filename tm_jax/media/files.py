@@ -25,10 +25,11 @@ def check_file(path: Path, what: str) -> None:
     """
     name = shown(path)
     try:
-        if not os.path.exists(path):
-            raise InputError(f"There is no {what} {name}: check the path.")
+        there = os.path.exists(path)
     except ValueError as error:
         raise InputError(f"There can be no {what} {name!r} ({error}): check the path.") from error
+    if not there:
+        raise InputError(f"There is no {what} {name}: check the path.")
     if path.is_dir():
         raise InputError(f"The {what} {name} is a directory: name one file in it.")
     if not os.access(path, os.R_OK):

@@ -7,6 +7,7 @@ import av
 
 from tm_jax.errors import InputError
 from tm_jax.media.decoding import BARE, FIGURES, Tally
+from tm_jax.media.joined import joined_at
 from tm_jax.media.structure import Structure, structure
 
 # Containers whose header gives the length of each track …
@@ -29,6 +30,7 @@ class Expectation:
 
     def __init__(self, path: Path | None, container: av.container.InputContainer, stream: av.stream.Stream):
         self._path, self._format = path, container.format.name
+        self._kind = {"video": "pictures", "audio": "sound"}.get(stream.type, stream.type)
         self.track = self.whole = None
         # Opus counts 48,000 samples a second whatever the sound's own rate.
         context = stream.codec_context
@@ -37,6 +39,8 @@ class Expectation:
         self._start = float((stream.start_time or 0) * stream.time_base)
         if stream.duration and stream.time_base:
             self.track = float(stream.duration * stream.time_base)
+        elif self._format == "avi" and stream.frames and stream.time_base:
+            self.track = float(stream.frames * stream.time_base)
         if container.duration and container.duration > 0:
             self.whole = container.duration / av.time_base
 
@@ -73,6 +77,8 @@ class Expectation:
                 f"{name} is damaged: about {found:.1f} s of its {whole:.1f} s of sound are missing; "
                 "copy it again if you can."
             )
+        if joined := self._joined(name, tally):
+            return joined
         if parts.broken is not None:
             return (
                 f"{name} is damaged at byte {parts.broken}: what lies behind may be missing; "
@@ -83,7 +89,9 @@ class Expectation:
                 f"{name} is damaged in {tally.refused} places, where some of its sound may be missing; "
                 "copy it again if you can."
             )
-        if parts.unended or parts.lacking or tally.last_broken:
+        # An mp3 may hold anything behind its sound.
+        rest = self._format != "mp3" and self._strange(tally)
+        if parts.unended or parts.lacking or tally.last_broken or rest:
             return f"{name} does not end as it should: it may be cut off after these {played:.1f} s."
         return None
 
@@ -91,7 +99,7 @@ class Expectation:
         """Compare the length of a video's pictures, in seconds, with what the header promises.
 
         Raises:
-          InputError: the end is missing.
+          InputError: the end is missing, or a part of an AVI, or a recording behind the first.
         """
         promised, there = self.track if self._format in _OF_A_TRACK else None, seen
         if self._format in _OF_THE_FILE:
@@ -102,6 +110,34 @@ class Expectation:
             raise InputError(
                 f"{name} is cut off: its header promises {promised:.1f} s and {there:.1f} s are there; "
                 "copy it again."
+            )
+        self.check_count(name, seen)
+        if joined := self._joined(name, tally):
+            raise InputError(joined)
+
+    def _joined(self, name: str, tally: Tally) -> str | None:
+        at = None if self._path is None else joined_at(self._path, self._format, tally.every_byte)
+        if at is None:
+            return None
+        share = 1 - at / self._path.stat().st_size
+        return (
+            f"{name} is several recordings in one file, and what lies behind byte {at} ({share:.0%} of it) "
+            "is not played, or wrongly: join them with a program for sound or video."
+        )
+
+    def check_count(self, name: str, seen: float) -> None:
+        """Refuse an AVI of whose track a part is missing: without a clock, all behind that is early.
+
+        Args:
+          seen: seconds of the track that were decoded.
+
+        Raises:
+          InputError: not as many as its header counts.
+        """
+        if self._format == "avi" and self.track and self.track - seen > 0.1 + 0.01 * self.track:
+            raise InputError(
+                f"{name} lacks {self.track - seen:.1f} of the {self.track:.1f} s of its {self._kind}, "
+                "and AVI does not tell where: convert it again."
             )
 
     def _promise(self, played: float, tally: Tally, parts: Structure) -> tuple[float | None, float]:
@@ -136,12 +172,16 @@ class Expectation:
 
     def _skipped(self, played: float, tally: Tally) -> float:
         """Seconds of sound in the bytes that belong to no frame and no tag."""
+        return self._strange(tally) / max(1, tally.bytes) * played
+
+    def _strange(self, tally: Tally) -> int:
+        """Bytes of a bare file that belong to no frame and no tag."""
         if self._path is None or not tally.bytes or self._format not in BARE:
-            return 0.0
+            return 0
         strange = self._path.stat().st_size - tally.bytes - (tally.first_byte or 0)
-        if strange > 0.02 * tally.bytes:
+        if strange > 0.02 * tally.bytes or (strange > 0 and self._format != "mp3"):
             strange -= _tags(self._path.read_bytes()[tally.first_byte or 0 :])
-        return max(0, strange) / tally.bytes * played
+        return max(0, strange)
 
 
 def _tags(content: bytes) -> int:

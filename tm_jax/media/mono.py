@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tm_jax.errors import InputError
-from tm_jax.rates import SAMPLE_RATE
+from tm_jax.rates import LOUDEST, SAMPLE_RATE
 
 RATES = (1_000, 3_000_000)
 """Samples a second that a file of sound may have: anything else is a damaged header."""
@@ -14,38 +14,66 @@ Block = Float32[np.ndarray, " s"]
 
 
 class Mono:
-    """Frames in, 16 kHz mono out; the first frame after ``flush`` begins anew."""
+    """Frames in, 16 kHz mono out; the first frame after ``flush`` begins anew.
 
-    def __init__(self):
+    Args:
+      name: the file's, for sentences.
+      codec: the name of its decoder.
+    """
+
+    def __init__(self, name: str, codec: str):
+        self._name, self._raw, self._seconds = name, codec.startswith("pcm_f"), 0.0
         self._kind, self._resampler, self._matrix = None, None, True
 
     def push(self, frame: av.AudioFrame) -> list[Block]:
         """What a frame adds.
 
         Raises:
-          InputError: a rate that no sound has.
+          InputError: a rate that no sound has, or samples that are no numbers or far beyond full scale.
         """
         kind = (frame.sample_rate, frame.layout.name, frame.layout.nb_channels, frame.format.name)
         done = []
         if kind != self._kind:
             done = self.flush()
             if not RATES[0] <= frame.sample_rate <= RATES[1]:
-                raise InputError(f"its header states {frame.sample_rate} samples a second")
+                raise InputError(
+                    f"The header of {self._name} states {frame.sample_rate} samples a second: "
+                    "export it again."
+                )
             self._kind = kind
         frame.pts = None
+        self._seconds += frame.samples / frame.sample_rate
         if frame.layout.nb_channels > 2 and self._matrix:
             try:
-                return done + self._fold(frame)
+                folded = self._fold(frame)
             except (av.FFmpegError, ValueError):
                 # FFmpeg knows no place for these channels.
                 self._resampler, self._matrix = None, False
-        return done + self._fold(frame)
+            else:
+                return done + self._checked(folded)
+        return done + self._checked(self._fold(frame))
 
     def flush(self) -> list[Block]:
         """What is left of the frames so far."""
         left = [] if self._resampler is None else [_mean(piece) for piece in self._resampler.resample(None)]
         self._kind, self._resampler, self._matrix = None, None, True
-        return left
+        return self._checked(left)
+
+    def _checked(self, blocks: list[Block]) -> list[Block]:
+        """The same blocks; what a damaged packet made too loud is brought down."""
+        for block in blocks:
+            peak = np.abs(block).max(initial=0)
+            where = f"near {self._seconds:.1f} s: export it again"
+            if not np.isfinite(peak):
+                raise InputError(
+                    f"{self._name} holds samples that are not numbers (NaN or infinity) {where}."
+                )
+            if peak > LOUDEST and self._raw:
+                raise InputError(
+                    f"{self._name} holds samples up to {peak:.5g}, where 1 is full scale, {where} as 16 bit, "
+                    "or divided by 32768."
+                )
+        return [np.clip(block, -LOUDEST, LOUDEST) for block in blocks]
 
     def _fold(self, frame: av.AudioFrame) -> list[Block]:
         if frame.layout.nb_channels > 2 and not self._matrix:

@@ -16,6 +16,7 @@ from tm_jax.errors import InputError
 from tm_jax.media.colour import to_srgb
 from tm_jax.media.files import check_file, check_writable, shown, written_whole
 from tm_jax.media.framing import Box, crop_window
+from tm_jax.media.stated_colours import stated_profile
 
 SMALLEST_SIDE = 16
 
@@ -44,11 +45,14 @@ def load_picture(
     return fit(picture, (size, size) if isinstance(size, int) else size, face_box)
 
 
-def read_picture(path: str | os.PathLike) -> Image.Image:
-    """A picture as sRGB, by its colour profile where it has one.
+def read_picture(path: str | os.PathLike, notes: list[str] | None = None) -> Image.Image:
+    """A picture as sRGB, by its colour profile or what else it states of its colours.
 
     Upright by its EXIF tag; RGBA, palette, grey, CMYK and 16-bit pictures are converted; of an animation the
     first frame is taken.
+
+    Args:
+      notes: takes a sentence where a statement of its colours is not followed.
 
     Raises:
       InputError: missing, empty, foreign or truncated file, fewer than 16 pixels on a side, or values that
@@ -60,7 +64,10 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
         # Pillow's decoders warn of what they then read or refuse.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_formats()) as file:
             file.load()
-            picture = _rgb(_turned(file), path)
+            profile, ignored = file.info.get("icc_profile"), ""
+            if not profile:
+                profile, ignored = stated_profile(file, path)
+            picture, followed = _rgb(_turned(file), profile, path)
     except Image.DecompressionBombError as error:
         name = shown(path)
         raise InputError(f"The picture {name} is larger than 179 megapixels: scale it down.") from error
@@ -77,6 +84,10 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
             f"The picture {shown(path)} has {picture.width}×{picture.height} pixels: give one of at least "
             f"{SMALLEST_SIDE}×{SMALLEST_SIDE}."
         )
+    if profile and not followed:
+        ignored = "has a colour profile that is broken or of another kind of picture"
+    if ignored and notes is not None:
+        notes.append(f"The picture {shown(path)} {ignored}: its colours are taken as sRGB's.")
     return picture
 
 
@@ -101,9 +112,8 @@ def fit(picture: Image.Image, size: tuple[int, int], face_box: Box | None) -> UI
     return np.asarray(resized, np.uint8)
 
 
-def _rgb(picture: Image.Image, path: Path) -> Image.Image:
-    """Eight-bit sRGB from any of Pillow's modes."""
-    profile = picture.info.get("icc_profile")
+def _rgb(picture: Image.Image, profile: bytes | None, path: Path) -> tuple[Image.Image, bool]:
+    """Eight-bit sRGB from any of Pillow's modes, and whether by the profile."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float64)
         if not np.isfinite(values).all():
@@ -112,13 +122,14 @@ def _rgb(picture: Image.Image, path: Path) -> Image.Image:
         deep = picture.mode.startswith("I;16") or values.max() > 255
         white = 65535.0 if deep else (1.0 if picture.mode == "F" and values.max() <= 1 else 255.0)
         grey = np.clip(values / white * 255.0, 0, 255).round().astype(np.uint8)
-        return to_srgb(Image.fromarray(grey, "L"), profile).convert("RGB")
-    picture = to_srgb(picture, profile)
+        picture = Image.fromarray(grey, "L")
+    stored, picture = picture, to_srgb(picture, profile)
+    followed = picture is not stored
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, (128, 128, 128, 255))
-        return Image.alpha_composite(ground, picture).convert("RGB")
-    return picture.convert("RGB")
+        picture = Image.alpha_composite(ground, picture)
+    return picture.convert("RGB"), followed
 
 
 class ContactSheet:

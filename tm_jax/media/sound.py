@@ -97,13 +97,7 @@ def _decoded_blocks(
     delivered, tally, silence = 0, Tally(), [0.0]
     with container:
         try:
-            for block in _resampled(container, tally, silence):
-                if not (numbers := np.isfinite(block)).all():
-                    second = (delivered + int(numbers.argmin())) / SAMPLE_RATE
-                    raise InputError(
-                        f"{name} holds samples that are not numbers (NaN or infinity) near {second:.1f} s: "
-                        "export it again."
-                    )
+            for block in _resampled(name, container, tally, silence):
                 delivered += len(block)
                 yield block
         except (av.FFmpegError, OSError) as error:
@@ -118,11 +112,12 @@ def _decoded_blocks(
 
 
 def _resampled(
-    container: av.container.InputContainer, tally: Tally, silence: list[float]
+    name: str, container: av.container.InputContainer, tally: Tally, silence: list[float]
 ) -> Iterator[np.ndarray]:
     """Blocks of bounded size, whatever the file's own frames; silence where packets are missing."""
-    mono, expected = Mono(), None
-    for _, frame in decoded(container, container.streams.audio[0], tally):
+    stream, expected = container.streams.audio[0], None
+    mono = Mono(name, stream.codec_context.name)
+    for _, frame in decoded(container, stream, tally):
         time = frame.time
         if None not in (time, expected) and GAPS[0] < time - expected < GAPS[1]:
             yield from _blocks(mono.flush())

@@ -90,7 +90,7 @@ class StreamEngine:
         Raises:
           InputError: anything given is not usable.
         """
-        return self._begin(picture, face_box, backlog, seed=seed, mode=mode, listen=tuple(listen))
+        return self._begin(picture, face_box, backlog, seed=seed, mode=mode, listen=listen)
 
     def stream(
         self,
@@ -118,15 +118,18 @@ class StreamEngine:
           InputError: anything given is not usable.
         """
         ahead = 4 * self.rollout.chunk / FRAMES_PER_SECOND
-        return _chunks(
-            self._begin(picture, face_box, ahead, seed=seed, mode=mode, listen=tuple(listen)), audio
-        )
+        return _chunks(self._begin(picture, face_box, ahead, seed=seed, mode=mode, listen=listen), audio)
 
-    def _begin(self, picture: Any, face_box: Any, backlog: float | int, **options: Any) -> Session:
+    def _begin(
+        self, picture: Any, face_box: Any, backlog: Any, listen: Iterable[Any], **options: Any
+    ) -> Session:
         started = time.perf_counter()
-        check_options(backlog=backlog, **options)
-        content = self._known(picture, face_box).content
-        return Session(self.backend, content, backlog=backlog, started=started, **options)
+        options |= {
+            "backlog": backlog,
+            "listen": tuple(listen) if isinstance(listen, Iterable) else (listen,),
+        }
+        check_options(**options)
+        return Session(self.backend, self._known(picture, face_box).content, started=started, **options)
 
     def _known(self, picture: Any, face_box: Any) -> Reference:
         if not isinstance(picture, Reference):

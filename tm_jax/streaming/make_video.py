@@ -58,7 +58,9 @@ def make_video(
     sheet = ContactSheet(frames_out) if frames_out else None
     writer, statistics = VideoWriter(out), Statistics()
     sound = read_audio(audio)
-    photo = read_picture(image)
+    photo = read_picture(image, notes := [])
+    for note in notes:
+        print(note, file=sys.stderr)
     if face not in ("", "auto", "none"):
         parse_face(face, (photo.height, photo.width))
     engine = load_engine()
@@ -69,7 +71,7 @@ def make_video(
     picture = fit(photo, engine.size, framing.face)
     engine.warm_up()
     stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches, face_box=framing.moving)
-    bar = tqdm(total=sound.seconds, unit="s", leave=False, bar_format=_BAR if sound.seconds else None)
+    bar = tqdm(total=sound.seconds, unit="s", leave=False, bar_format=_BAR if sound.seconds else _OPEN_BAR)
     try:
         with writer, bar:
             for chunk in stream:
@@ -89,3 +91,5 @@ def make_video(
 
 
 _BAR = "{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
+_OPEN_BAR = "{n:.1f} s [{elapsed}]"
+"""Of sound whose length is not known."""

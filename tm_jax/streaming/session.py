@@ -205,11 +205,16 @@ def check_options(seed: Any, mode: Any, listen: Any, backlog: Any) -> None:
         raise InputError(f"The seed {seed!r} is no whole number from 0 to 2⁶⁴ - 1: give one.")
     _check_mode(mode)
     for stretch in listen:
-        if len(stretch) != 2 or not 0 <= stretch[0] < stretch[1]:
+        try:
+            begin, end = stretch
+            whole = bool(0 <= begin < end)
+        except (TypeError, ValueError):
+            whole = False
+        if not whole:
             raise InputError(
                 f"The listening stretch {stretch!r} does not begin before it ends: give (from, to)."
             )
-    if not backlog > 0:
+    if not isinstance(backlog, (int, float)) or not backlog > 0:
         raise InputError(f"The backlog of {backlog!r} s leaves no room for sound: give more than 0.")
 
 

@@ -82,6 +82,69 @@ def test_pictures_and_sound_that_do_not_jump_together_are_dropped(tmp_path):
         list(pictures(path))
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts"])
+def test_pictures_out_of_order_are_no_jump_of_the_clock(tmp_path, name):
+    """Matroska tells no times of decoding, and FFmpeg none of its first pictures."""
+    path = write(tmp_path / name, talking(1.6, face(64)), voice(1.6), reordered=3)
+    assert len([picture for picture in pictures(path) if picture.part == 0]) == 40
+    (tmp_path / "b.mkv").write_bytes(path.read_bytes() * 2)
+    if name != "a.mp4":
+        assert [picture.part for picture in pictures(tmp_path / "b.mkv")] == [0] * 40 + [1] * 40
+
+
+@pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov+default_base_moof"])
+def test_an_mp4_behind_another_is_told(tmp_path, monkeypatch, flags):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": flags}) as file:
+        video = file.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 32, 32, "yuv420p"
+        for pixels in flat(90, 1.0):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(video.encode(None))
+    assert len(list(pictures(path))) == 25
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(InputError, match=r"several recordings in one file, and .* \(50% of it\) is not"):
+        list(pictures(path))
+
+
+def test_an_avi_that_lost_pictures_or_sound_is_dropped(tmp_path):
+    """It has no clock: all that follows a loss would be heard or seen too early."""
+    path = write(tmp_path / "a.avi", talking(1.6, face(64)), voice(1.6))
+    whole = path.read_bytes()
+    seen = list(pictures(path))
+    assert len(seen) == 40 and len(sound(path, [Part(40, seen[0].began)])[0]) == 25_600
+    for kind, read in (
+        (b"00dc", lambda: list(pictures(path))),
+        (b"01wb", lambda: sound(path, [Part(40, 0.0)])),
+    ):
+        content = bytearray(whole)
+        for _ in range(8):
+            place = content.index(kind, len(content) // 3)
+            content[place : place + 4] = b"JUNK"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"lacks 0.\d of the 1.6 s of its .* AVI does not tell where"):
+            read()
+
+
+def test_sound_that_is_no_number_drops_the_video(tmp_path):
+    path = write(tmp_path / "a.mkv", flat(90, 1.0), np.zeros(16_000, np.float32))
+    with av.open(str(path)) as made, av.open(str(tmp_path / "b.mkv"), "w") as file:
+        copied = file.add_stream_from_template(made.streams.video[0])
+        heard = file.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        for packet in made.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copied
+                file.mux(packet)
+        bad = np.full((1, 16_000), 0.1, np.float32)
+        bad[0, 9000] = np.nan
+        frame = av.AudioFrame.from_ndarray(bad, format="flt", layout="mono")
+        frame.sample_rate = 16_000
+        file.mux(heard.encode(frame))
+        file.mux(heard.encode(None))
+    with pytest.raises(InputError, match=r"b.mkv holds samples that are not numbers"):
+        sound(tmp_path / "b.mkv", [Part(25, 0.0)])
+
+
 def test_a_change_of_size_begins_a_piece(tmp_path):
     path = tmp_path / "a.ts"
     speech = voice(2.0)

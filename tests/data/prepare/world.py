@@ -26,6 +26,7 @@ VAE_SMALL = VAEConfig(
     latents_std=(1.0,) * 3,
 )
 SIZE = (32, 32)
+_CODING = {"preset": "ultrafast", "crf": "18"}
 
 
 def face(height: int = 160) -> np.ndarray:
@@ -61,24 +62,30 @@ def write(
     sample_rate: int = 16_000,
     sound_from: float = 0.0,
     times: list[float] | None = None,
+    reordered: int = 0,
 ) -> Path:
-    """A video of these frames, with the sound beginning so many seconds after the first picture."""
-    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    """A video of these frames, with the sound beginning so many seconds after the first picture.
+
+    Args:
+      reordered: pictures in a row that lie behind a later one that they are made from (B-frames).
+    """
+    options, raw = {"movflags": "faststart"} if path.suffix == ".mp4" else {}, path.suffix != ".mp4"
     with av.open(str(path), "w", options=options) as file:
-        video = file.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "18", "bf": "0"})
+        video = file.add_stream("libx264", rate=rate, options=_CODING | {"bf": str(reordered)})
         video.height, video.width, video.pix_fmt = *frames[0].shape[:2], "yuv420p"
-        video.codec_context.time_base = Fraction(1, 1000)
+        ticks = 1000 if times else rate
+        video.codec_context.time_base = Fraction(1, ticks)
         if sound is not None:
-            audio = file.add_stream("aac" if path.suffix == ".mp4" else "pcm_s16le", rate=sample_rate)
+            audio = file.add_stream("pcm_s16le" if raw else "aac", rate=sample_rate)
             audio.layout = "mono"
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.time_base = Fraction(1, 1000)
-            frame.pts = round(1000 * (times[index] if times else index / rate))
+            frame.time_base = Fraction(1, ticks)
+            frame.pts = round(1000 * times[index]) if times else index
             file.mux(video.encode(frame))
         file.mux(video.encode(None))
         if sound is not None:
-            form = "s16" if path.suffix != ".mp4" else "fltp"
+            form = "s16" if raw else "fltp"
             for start in range(0, len(sound), 1024):
                 block = sound[None, start : start + 1024]
                 block = (block * 32767).astype(np.int16) if form == "s16" else block.astype(np.float32)

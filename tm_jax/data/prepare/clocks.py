@@ -53,7 +53,9 @@ def read_clocks(path: Path, container: av.container.InputContainer) -> Clocks:
     try:
         for packet in container.demux(*filter(None, (video, audio))):
             number = packet.stream_index
-            ticks = packet.dts if packet.dts is not None else packet.pts
+            # Times of decoding go on from packet to packet; those of showing do not where pictures are
+            # reordered, and of its first pictures Matroska tells no others.
+            ticks = packet.pts if packet.dts is None and packet.stream is audio else packet.dts
             if ticks is None:
                 counts[number] += packet.size > 0
                 continue

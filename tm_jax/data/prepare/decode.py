@@ -181,9 +181,11 @@ def sound(path: Path, parts: Sequence[Part]) -> tuple[Int16[np.ndarray, " s"], l
         if not container.streams.audio:
             return np.zeros(0, np.int16), []
         decoder(container.streams.audio[0], shown(path))
-        whole, missing, before = np.zeros(int(begins[-1]), np.int16), [], {}
+        expected = Expectation(path, container, container.streams.audio[0])
+        whole, missing, before, decoded = np.zeros(int(begins[-1]), np.int16), [], {}, 0
         try:
-            for number, time, samples in _stretches(container, restarts):
+            for number, time, samples in _stretches(path, container, restarts):
+                decoded += len(samples)
                 if number >= len(parts):
                     break
                 low, high = int(begins[number]), int(begins[number + 1])
@@ -197,15 +199,17 @@ def sound(path: Path, parts: Sequence[Part]) -> tuple[Int16[np.ndarray, " s"], l
                 before[number] = max(place + len(samples), before.get(number, low))
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"{shown(path)} has damaged sound: copy or convert it again.") from error
+        expected.check_count(shown(path), decoded / SAMPLE_RATE)
     return whole, missing
 
 
 def _stretches(
-    container: av.container.InputContainer, restarts: tuple[int, ...]
+    path: Path, container: av.container.InputContainer, restarts: tuple[int, ...]
 ) -> Iterator[tuple[int, float, np.ndarray]]:
     """Unbroken stretches of sound with the part and the time at which each begins."""
-    now, start, expected, mono, blocks = 0, 0.0, None, Mono(), []
-    for part, frame in decoded(container, container.streams.audio[0], Tally(), restarts):
+    stream, now, start, expected, blocks = container.streams.audio[0], 0, 0.0, None, []
+    mono = Mono(shown(path), stream.codec_context.name)
+    for part, frame in decoded(container, stream, Tally(), restarts):
         time = frame.time
         if time is None:
             time = start if expected is None else expected
@@ -222,4 +226,4 @@ def _stretches(
 def _whole(blocks: list[np.ndarray]) -> Int16[np.ndarray, " s"]:
     """Float blocks as one stretch of 16-bit samples."""
     joined = np.concatenate([np.zeros(0, np.float32), *blocks])
-    return np.clip(np.nan_to_num(joined) * 32768, -32768, 32767).astype(np.int16)
+    return np.clip(joined * 32768, -32768, 32767).astype(np.int16)

@@ -239,7 +239,7 @@ class _Run:
             box = source.face_box or self.config.face_box
             with one_video(source):
                 found = pieces(seen, self.config.filters, self.config.size, box)
-            tick = lambda frames: bar.update(frames / FRAMES_PER_SECOND)
+            tick = lambda frames: bar.update(min(frames / FRAMES_PER_SECOND, bar.total - bar.n))
             records = self._encoded(source, seen, found, tick)
             listed = _entries(seen, found)
         except InputError as error:
@@ -254,7 +254,7 @@ class _Run:
             staged, {"source": shown(source.path), "split": split, "seconds": expected, "clips": listed}
         )
         self._tries(number).unlink(missing_ok=True)
-        bar.update(before + expected - bar.n)
+        bar.update(min(before + expected, bar.total) - bar.n)
         bar.set_postfix_str(f"{self.kept} clips kept, {self.dropped} dropped")
 
     def _encoded(self, source: Source, seen: Survey, found: list[Piece], tick) -> list[bytes]:
