@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import threading
 import time
 
@@ -13,6 +14,7 @@ from tests.streaming.embedding import talk
 from tests.streaming.fake import PICTURE, FakeBackend
 from tests.streaming.threads import eventually, settled, stages
 from tm_jax.errors import InputError
+from tm_jax.media.sound import read_audio
 from tm_jax.streaming.backend import Backend
 from tm_jax.streaming.engine import StreamEngine
 
@@ -55,6 +57,18 @@ def test_a_source_that_blocks_does_not_keep_a_stream_from_closing(engine, backen
     assert all(state() is None for state in states) and set(stages()) == {"tm_jax-feed"}
     goes_on.set()
     eventually(lambda: not stages())
+
+
+def test_standard_input_that_blocks_is_woken(engine):
+    """12 streams of it, closed, leave no thread."""
+    for _ in range(12):
+        reading, writing = os.pipe()
+        with open(reading, "rb") as stdin, open(writing, "wb", buffering=0) as pipe:
+            pipe.write(bytes(18_000))
+            stream = engine.stream(PICTURE, read_audio("-", stdin=stdin))
+            assert len(next(stream).frames) == 9
+            stream.close()
+            eventually(lambda: not stages())
 
 
 def test_a_source_is_read_about_a_chunk_ahead(engine):

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -34,6 +34,8 @@ class Sound:
     notes: list[str] = dataclasses.field(default_factory=list)
     """What is to be told of a sound that plays, a sentence each: packets lost on the way, for instance.
     Complete when the blocks have ended."""
+    close: Callable[[], None] = lambda: None
+    """Ends standard input within a moment, for a thread that waits there; files need none."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.blocks
@@ -53,10 +55,10 @@ def read_audio(source: str | os.PathLike, stdin: io.IOBase | None = None) -> Sou
     """
     if str(source) == "-":
         name, notes = "standard input", []
-        container = open_standard_input(stdin)
-        if not isinstance(container, av.container.InputContainer):
-            return Sound(_first_now(container, name), None)
-        return _opened(name, None, container, notes)
+        content, end = open_standard_input(stdin)
+        if not isinstance(content, av.container.InputContainer):
+            return Sound(_first_now(content, name), None, notes, end)
+        return dataclasses.replace(_opened(name, None, content, notes), close=end)
     path = Path(source)
     container = open_media(path, "audio file")
     note = check_wav(path)

@@ -6,7 +6,9 @@ could have too: they count only if the next frame follows where the first one sa
 
 import io
 import os
+import select
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import av
@@ -18,6 +20,7 @@ from tm_jax.media.bare_frames import frame_size
 BLOCK = 3200
 LOOK = 8192
 """Bytes that are looked at where the first ones leave it open."""
+_WAKE_MS = 200
 REFUSED = (
     "The file on standard input is damaged, or cannot be read from its beginning alone, like an mp4 with its "
     "index at its end: give --audio the file itself."
@@ -38,8 +41,12 @@ _OTHER = (
 )
 
 
-def open_standard_input(stdin: io.IOBase | None = None) -> av.container.InputContainer | Iterator[np.ndarray]:
+def open_standard_input(
+    stdin: io.IOBase | None = None,
+) -> tuple[av.container.InputContainer | Iterator[np.ndarray], Callable[[], None]]:
     """What is on standard input: a container that was recognised, or blocks of raw s16le 16 kHz mono.
+
+    With it comes a function that ends it at once, for whoever waits for more in another thread.
 
     Raises:
       InputError: it is closed, a terminal, no sound, or a file that cannot be played from its beginning.
@@ -57,31 +64,44 @@ def open_standard_input(stdin: io.IOBase | None = None) -> av.container.InputCon
     if pipe.known(_OTHER) or _text(pipe.look(512)):
         raise InputError("Standard input holds no sound: pipe a sound file or raw samples in.")
     if not pipe.known(_SOUND) and not _bare_frames(pipe):
-        return _samples(pipe)
+        return _samples(pipe), pipe.end
     try:
         container = av.open(pipe, options={"protocol_whitelist": ""}, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError(REFUSED) from error
     if container.format.name == "wv" and not hasattr(pipe, "seek"):
         raise InputError(REFUSED)
-    return container
+    return container, pipe.end
 
 
 class _Pipe:
-    """Standard input with a look ahead; reads return what has arrived."""
+    """Standard input with a look ahead; reads return what has arrived.
+
+    A thread that waits in a read could not be woken: it looks now and then whether it is to go on.
+    """
 
     def __init__(self, stdin: io.IOBase):
         self._ahead, self._ended = b"", False
+        self._over = threading.Event()
+        self.end = self._over.set
         try:
             descriptor = stdin.fileno()
         except OSError:
             self._more: Callable[[int], bytes] = stdin.read
         else:
-            # os.read returns what has arrived, and a thread waiting in it does not hinder the program's exit.
-            self._more = lambda size: os.read(descriptor, size)
+            self._more = lambda size: os.read(descriptor, size) if self._arrived(descriptor) else b""
             if stdin.seekable():
                 self.seek, self.tell = self._seek, self._tell
                 self._descriptor = descriptor
+
+    def _arrived(self, descriptor: int) -> bool:
+        """Wait for something to read, or the end; False once nothing more is wanted."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while not self._over.is_set():
+            if poll.poll(_WAKE_MS):
+                return True
+        return False
 
     def _tell(self) -> int:
         return os.lseek(self._descriptor, 0, os.SEEK_CUR) - len(self._ahead)

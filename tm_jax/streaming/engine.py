@@ -106,9 +106,11 @@ class StreamEngine:
 
         Whatever the source raises, and a bad block, is raised after the chunks before it and ends the stream.
 
-        The source is read in a thread, about a chunk ahead.  Closing the generator stops all; but nothing in
-        Python can wake a source that blocks: until it yields or ends, its thread stays, holding the source
-        and nothing of the stream.  For a live source use `session`, which needs no such thread.
+        The source is read in a thread, about a chunk ahead.  Closing the generator stops all.  A source that
+        blocks must be woken for that: by its ``close()``, which is called where it has one (standard input
+        as ``read_audio`` opens it does).  Nothing can wake an ordinary generator: one thread for each that
+        blocks stays until it yields or ends, holding the source and nothing of the stream.  For a live
+        source use `session`, which needs no such thread.
 
         Args:
           audio: blocks as `Session.push` takes them.
@@ -146,12 +148,16 @@ class StreamEngine:
 def _chunks(session: Session, audio: Iterable[Any]) -> Generator[StreamChunk]:
     """A session's chunks, its sound read from a source; the end of either ends both."""
     feeder = threading.Thread(target=_feed, args=(audio, session.inbox), name="tm_jax-feed", daemon=True)
+    # A generator cannot be closed while it runs.
+    wake = None if isinstance(audio, Generator) else getattr(audio, "close", None)
     del audio
     feeder.start()
     try:
         yield from session
     finally:
         session.close()
+        if wake is not None:
+            wake()
         feeder.join(timeout=0.1)
 
 
