@@ -18,5 +18,5 @@ USER caller
 CMD ["--backend", "torch", "--weights", "/export"]
 
 FROM base AS cpu
-RUN pip install --no-cache-dir ".[live]"
+RUN pip install --no-cache-dir ".[jax,live]"
 USER caller

@@ -10,7 +10,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # What streaming needs, and no more.
 .venv/.base: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(PIP) --no-compile --editable .
+	$(PIP) --no-compile --editable ".[jax]"
 	touch $@
 
 # Everything: training, the PyTorch engine, the tests.
@@ -30,7 +30,7 @@ live: .venv/.live
 	$(RUN) -m tm_jax.serve
 
 .venv/.live: pyproject.toml .venv/.base
-	$(PIP) --no-compile --editable ".[live]"
+	$(PIP) --no-compile --editable ".[jax,live]"
 	touch $@
 
 test: env

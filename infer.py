@@ -72,24 +72,17 @@ def loader(arguments: Arguments) -> Callable[[], Any]:
     """What loads the engine of the backend that was chosen.
 
     Raises:
-        InputError: its framework is not installed, or a flag of it is malformed.
+        ModuleNotFoundError: its framework is not installed.
+        InputError: a flag of it is malformed.
     """
     devices = {"dit_device": arguments.dit_devices or None, "vae_device": arguments.vae_devices or None}
     # Importing a framework takes seconds, and only one of them need be installed.
-    try:
-        if arguments.backend == "torch":
-            from tm_jax.torch_runtime.engine import load_engine
+    if arguments.backend == "torch":
+        from tm_jax.torch_runtime.engine import load_engine
 
-            return functools.partial(load_engine, arguments.weights, **devices)
-        from tm_jax.streaming.parts import load_engine, parse_size
-    except ModuleNotFoundError as error:
-        package = {"torch": "PyTorch", "jax": "JAX", "flax": "Flax"}.get(error.name)
-        if package is None:
-            raise
-        raise InputError(
-            f"--backend {arguments.backend} needs {package}, which is not installed: install it, or choose "
-            "the other backend."
-        ) from error
+        return functools.partial(load_engine, arguments.weights, **devices)
+    from tm_jax.streaming.parts import load_engine, parse_size
+
     parts = {name: getattr(arguments, name) for name in _PARTS}
     parts["size"] = parse_size(arguments.size) if arguments.size else None
     return functools.partial(load_engine, arguments.weights, **parts, **devices)

@@ -224,7 +224,7 @@ def test_flags_of_the_other_backend_and_missing_devices_and_frameworks_are_told(
         (("--backend", "torch", "--prompt", "A cat"), "--prompt is for the JAX backend"),
         (("--backend", "torch", "--size", "128"), "--size is for the JAX backend"),
         (("--backend", "torch", "--speech", "x"), "--speech is for the JAX backend"),
-        (("--backend", "torch"), "--backend torch needs PyTorch, which is not installed"),
+        (("--backend", "torch"), 'this needs torch, which is not installed: pip install ".[serving]"'),
         (("--backend", "tensorflow"), "jax, torch"),
         (("--dit-devices", "tpu:0"), "there are cpu:0"),
         (("--vae-devices", "cpu:8"), "there are cpu:0"),

@@ -5,6 +5,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from tm_jax.command import EXTRAS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -25,8 +27,36 @@ def test_pyproject_holds_the_pins_of_requirements():
     assert all("==" in entry for entry in listed)
 
 
-def test_streaming_needs_no_training_package():
-    """What `make demo` installs names none of the heavy packages."""
+def brought(*extras: str) -> set[str]:
+    """What ``pip install ".[…]"`` asks for: the base, the extras, and the extras that those bring along."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    base = {entry.split("==")[0] for entry in project["dependencies"]}
-    assert not base & {"torch", "transformers", "diffusers", "orbax-checkpoint", "grain", "matplotlib"}
+    found, waiting, seen = set(project["dependencies"]), list(extras), set()
+    while waiting:
+        extra = waiting.pop()
+        for entry in () if extra in seen else project["optional-dependencies"][extra]:
+            own = re.fullmatch(r"tm_jax\[(.*)\]", entry)
+            waiting += own[1].split(",") if own else []
+            found |= set() if own else {entry}
+        seen.add(extra)
+    return {re.split(r"[=\[]", entry)[0] for entry in found}
+
+
+TRAINING = {"orbax-checkpoint", "grain", "optax", "diffusers"}
+
+
+def test_each_engine_is_installed_without_the_other():
+    """What `make demo` installs, what a GPU host does, and what calls add to either."""
+    for extras in (["serving"], ["serving", "live"]):
+        assert "torch" in brought(*extras) and not brought(*extras) & {"jax", "flax", *TRAINING}
+    for extras in (["jax"], ["jax", "live"]):
+        assert {"jax", "flax"} <= brought(*extras)
+        assert not brought(*extras) & {"torch", "transformers", "matplotlib", *TRAINING}
+    assert {"jax", "flax", "torch", "aiohttp"} <= brought("test")
+
+
+def test_the_sentence_about_a_missing_package_names_an_extra_that_brings_it():
+    installed_as = {"orbax": "orbax-checkpoint", "array_record": "array-record"}
+    installed_as |= {"espeakng_loader": "espeakng-loader", "prometheus_client": "prometheus-client"}
+    for module, extra in EXTRAS.items():
+        wanted = installed_as.get(module, module)
+        assert {name for name in brought(extra) if name == wanted or name.startswith(f"{wanted}-")}, module

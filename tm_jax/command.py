@@ -17,6 +17,15 @@ from tm_jax.errors import InputError
 BAD_INPUT = 2
 STOPPED = 128 + signal.SIGINT
 _BROKEN_PIPE = 128 + signal.SIGPIPE
+EXTRAS = {
+    **dict.fromkeys(("jax", "flax"), "jax"),
+    **dict.fromkeys(("torch", "transformers", "matplotlib"), "serving"),
+    **dict.fromkeys(("optax", "orbax", "grain", "array_record", "chex", "tensorboardX"), "train"),
+    **dict.fromkeys(("espeakng_loader", "huggingface_hub"), "train"),
+    **dict.fromkeys(("aiohttp", "aiortc", "prometheus_client", "livekit"), "live"),
+    "diffusers": "test",
+}
+"""What brings the packages that not every command needs: an extra of pyproject.toml."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -30,8 +39,9 @@ class Terminated(KeyboardInterrupt):
 def run(name: str, work: Callable[[], int | None], *, stopped: str = "") -> int:
     """Run a command's work and return its exit status.
 
-    0, or what ``work`` returns; 2 after bad input, a file that cannot be used or too little memory; 130 after
-    Ctrl-C, 143 after SIGTERM; 141 where nobody reads the output any more (``| head``).
+    0, or what ``work`` returns; 2 after bad input, a file that cannot be used, too little memory or a package
+    that is not installed; 130 after Ctrl-C, 143 after SIGTERM; 141 where nobody reads the output any more
+    (``| head``).
 
     Args:
       name: what the sentences begin with.
@@ -49,6 +59,11 @@ def run(name: str, work: Callable[[], int | None], *, stopped: str = "") -> int:
     except KeyboardInterrupt as stop:
         _tell(name, f"stopped; {stopped}." if stopped else "stopped.")
         status = 128 + stop.number if isinstance(stop, Terminated) else STOPPED
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        extra = EXTRAS[error.name]
+        status = _tell(name, f'this needs {error.name}, which is not installed: pip install ".[{extra}]".')
     except MemoryError:
         status = _tell(name, "the memory of this machine does not suffice.")
     except OSError as error:

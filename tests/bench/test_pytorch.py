@@ -24,7 +24,7 @@ def test_the_command_compares_equal_results_and_prints_a_table(capsys, monkeypat
 def test_a_missing_package_is_named(package, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["pytorch", "--size", "tiny"]) == 2
-    assert re.search(rf"but {package} is not installed: pip install", capsys.readouterr().err)
+    assert re.search(rf"needs {package}, which is not installed: pip install", capsys.readouterr().err)
 
 
 def test_no_repeats_at_all_are_refused(capsys):

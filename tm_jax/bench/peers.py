@@ -124,10 +124,8 @@ def _ours(config: DiTConfig, steps: int, side: int) -> Callable[[], object]:
 
 
 def _diffusers(config: DiTConfig, steps: int, side: int) -> Callable[[], object]:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise InputError("This benchmark compares with diffusers: pip install '.[test]'.") from error
+    import diffusers
+
     model = diffusers.WanTransformer3DModel(
         patch_size=config.patch,
         num_attention_heads=config.heads,

@@ -53,10 +53,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> str:
     """The table; figures and picture are in the folder."""
-    try:
-        from tm_jax.bench.serving_measure import OutOfMemory, measure, prepare
-    except ModuleNotFoundError as error:
-        raise InputError(f"This benchmark needs {error.name}: pip install '.[serving]'.") from error
+    from tm_jax.bench.serving_measure import OutOfMemory, measure, prepare
     from tm_jax.bench.serving_report import draw_timeline, table
 
     figures, left_out = [], []

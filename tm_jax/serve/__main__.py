@@ -178,11 +178,6 @@ def main() -> int:
 def _serve() -> None:
     """Parse, then serve until a signal."""
     arguments = parse(Arguments, prog="python -m tm_jax.serve", description=__doc__)
-    try:
-        import aiohttp  # noqa: F401
-        import aiortc  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"Live calls need {error.name}: pip install 'tm_jax[live]'.") from None
     asyncio.run(serve(arguments))
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from tm_jax.errors import InputError
 from tm_jax.streaming.engine import StreamEngine
 
 
@@ -10,19 +9,11 @@ def load(arguments: Any) -> StreamEngine:
     """The engine that the command's ``backend``, ``weights`` and devices ask for.
 
     Raises:
-      InputError: its framework is not installed, or a part is missing or damaged.
+      ModuleNotFoundError: its framework is not installed.
+      InputError: a part is missing or damaged.
     """
-    try:
-        if arguments.backend == "torch":
-            from tm_jax.torch_runtime.engine import load_engine
-        else:
-            from tm_jax.streaming.parts import load_engine
-    except ModuleNotFoundError as error:
-        package = {"torch": "PyTorch", "jax": "JAX", "flax": "Flax"}.get(error.name or "")
-        if package is None:
-            raise
-        raise InputError(
-            f"--backend {arguments.backend} needs {package}, which is not installed: install it, or choose "
-            "the other backend."
-        ) from None
+    if arguments.backend == "torch":
+        from tm_jax.torch_runtime.engine import load_engine
+    else:
+        from tm_jax.streaming.parts import load_engine
     return load_engine(arguments.weights, dit_device=arguments.dit_devices, vae_device=arguments.vae_devices)
