@@ -61,7 +61,13 @@ WITHOUT_FRAMEWORK = (
 # Where PyTorch may appear at all.
 WITH_TORCH = ("tm_jax/torch_runtime/", "tm_jax/bench/", "tm_jax/pretrained/")
 # What runs on a GPU host, where no JAX is installed.
-WITHOUT_JAX = ("tm_jax/torch_runtime/", "tm_jax/serve/", "tm_jax/bench/serving", "tm_jax/bench/__main__.py")
+WITHOUT_JAX = (
+    "tm_jax/torch_runtime/",
+    "tm_jax/serve/",
+    "tm_jax/bench/serving",
+    "tm_jax/bench/soak.py",
+    "tm_jax/bench/__main__.py",
+)
 
 
 def sources() -> list[Path]:

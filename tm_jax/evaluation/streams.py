@@ -1,7 +1,6 @@
 """Ten-minute streams: the causal model driven by minutes of held-out speech, watched as it goes."""
 
 import dataclasses
-import resource
 import time
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from tm_jax.evaluation.drift import DriftMeter, Minute
 from tm_jax.evaluation.generators import Decoder, Encoder, Streamer
 from tm_jax.evaluation.reader import Reader
 from tm_jax.models.vae import VAE
+from tm_jax.streaming.statistics import resident_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +27,6 @@ class StreamReport:
     """Resident bytes after each chunk."""
     stamps: np.ndarray
     """Seconds of video at the end of each chunk."""
-
-
-def resident_bytes() -> int:
-    """Memory of this process now (its peak where the system tells only that)."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def long_video(world: PuppetWorld, index: int, seconds: float, encoder: Encoder) -> EncodedVideo:

@@ -1,8 +1,9 @@
-"""What a stream hands out, and how fast it was: the same for every engine."""
+"""What a stream hands out, how fast it was and what it takes: the same for every engine."""
 
 import collections
 import dataclasses
 import math
+import resource
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,6 +55,15 @@ def join(pieces: Sequence[StreamChunk]) -> StreamChunk:
     frames = np.concatenate([piece.frames for piece in pieces])
     audio = np.concatenate([piece.audio for piece in pieces])
     return dataclasses.replace(pieces[-1], frames=frames, audio=audio)
+
+
+def resident_bytes() -> int:
+    """Memory of this process now (its peak where the system tells only that)."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Statistics:
