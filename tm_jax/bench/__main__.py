@@ -16,6 +16,7 @@ BENCHMARKS = {
     "churn": "calls that are opened and dropped in every way, and what they leave behind",
     "live": "a call from a headless browser: delays, skew, frame rate, stalls",
     "serving": "the PyTorch engine: stages, rates, delays and memory, on an export or on random weights",
+    "precisions": "exports of one student in several precisions: lip-sync, identity and drift",
     "soak": "one stream of many chunks with either engine: memory, threads and times at its tenths",
     "training": "a training step of our DiT against PyTorch's (diffusers), as a ratio",
     "peers": "our PyTorch student against diffusers without a cache and Self-Forcing's causal loop",
