@@ -18,6 +18,7 @@ BENCHMARKS = {
     "serving": "the PyTorch engine: stages, rates, delays and memory, on an export or on random weights",
     "precisions": "exports of one student in several precisions: lip-sync, identity and drift",
     "soak": "one stream of many chunks with either engine: memory, threads and times at its tenths",
+    "stages": "the PyTorch engine's two stages on a core each, against the slower one alone",
     "training": "a training step of our DiT against PyTorch's (diffusers), as a ratio",
     "peers": "our PyTorch student against diffusers without a cache and Self-Forcing's causal loop",
     "loading": "a synthetic public checkpoint loaded by several processes, and the memory that it takes",
