@@ -109,7 +109,7 @@ class Pinned:
         return self._made, state
 
     def decode(self, latents, state, *, first):
-        """The backend's, or blank frames; it is the VAE's thread that calls it, whose helper inherits the core."""
+        """The backend's, or blank frames; the VAE's thread calls it, and its helper inherits the core."""
         os.sched_setaffinity(0, {self._cores[1]})
         if self._decodes:
             yield from self._backend.decode(latents, state, first=first)
