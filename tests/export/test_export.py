@@ -141,7 +141,7 @@ def test_the_command_verifies_and_says_so(small, tmp_path, capsys):
     ]:
         assert main([*flags, *more]) == 2
         told = capsys.readouterr().err
-        assert told.startswith("export: ") and sentence in told and told.count("\n") == 1
+        assert told.startswith("tm_jax.export: ") and sentence in told and told.count("\n") == 1
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
 
 

@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
-
-ROUNDS = 4
-"""Times that an FP8 export that was refused is tried again with fewer matrices in FP8."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +51,19 @@ class Arguments:
             raise InputError(f"--chunks {self.chunks}: compare at least 1.")
 
 
-def run(arguments: Arguments) -> int:
-    """Writes the export; returns the exit status."""
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, 1 where the gate failed, 2 after bad input."""
+    return run("tm_jax.export", lambda: _export(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _export(argv: list[str]) -> int:
+    """Parse, write, and where it is asked for verify."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--checkpoint", *argv]
+    arguments = parse(Arguments, args=argv, prog="python -m tm_jax.export", description=__doc__)
+    # Importing JAX takes seconds: a mistyped flag is answered before.
     from tm_jax.export.source import find_source
+    from tm_jax.export.verify import verify
     from tm_jax.export.write import matrices, write_export
     from tm_jax.streaming.parts import parse_size
 
@@ -74,34 +82,9 @@ def run(arguments: Arguments) -> int:
         raise InputError(f"--keep {unknown[0]}: no matrix is called so; they are like {every[0]}.")
     write_export(source, arguments.to, arguments.dtype, frozenset(kept))
     print(f"{arguments.to}: {arguments.dtype}, {_size(arguments.to) / 1e6:.1f} MB")
-    return _verify(arguments, source, kept) if arguments.verify else 0
-
-
-def _verify(arguments: Arguments, source, kept: set[str]) -> int:
-    """Run the gate; an FP8 export that fails is written again, with its worst matrices in bf16."""
-    from tm_jax.export import gate
-    from tm_jax.export.write import write_export
-    from tm_jax.torch_runtime.fp8 import input_errors
-    from tm_jax.torch_runtime.parts import load_backend
-
-    backend = gate.reference_backend(source)
-    inputs = gate.shipped_inputs(backend.size)
-    expected = gate.roll_out(backend, gate.of_jax, *inputs, chunks=arguments.chunks)
-    del backend
-    for attempt in range(ROUNDS):
-        exported = load_backend(arguments.to, dit_device="cpu", vae_device="cpu")
-        with input_errors(exported.dit.student) as errors:
-            made = gate.roll_out(exported, gate.of_torch, *inputs, chunks=arguments.chunks)
-        report = gate.judge(made, expected, exported, arguments.dtype)
-        if report.passed or not errors or attempt == ROUNDS - 1:
-            break
-        worst = sorted(errors, key=errors.get, reverse=True)[: max(1, len(errors) // 4)]
-        kept |= set(worst)
-        print(f"the gate refused it; {len(kept)} matrices stay bf16: {', '.join(sorted(worst)[:6])} …")
-        write_export(source, arguments.to, arguments.dtype, frozenset(kept))
-    gate.write_report(report, arguments.to)
-    print(report)
-    return 0 if report.passed else 1
+    if not arguments.verify:
+        return 0
+    return 0 if verify(source, arguments.to, arguments.dtype, kept, chunks=arguments.chunks) else 1
 
 
 def _names(pattern: str, name: str) -> bool:
@@ -110,18 +93,6 @@ def _names(pattern: str, name: str) -> bool:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, 1 where the gate failed, 2 after bad input."""
-    try:
-        argv = list(sys.argv[1:] if argv is None else argv)
-        if argv and not argv[0].startswith("-"):
-            argv = ["--checkpoint", *argv]
-        return run(parse(Arguments, args=argv, prog="python -m tm_jax.export", description=__doc__))
-    except InputError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":

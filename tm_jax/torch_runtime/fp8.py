@@ -51,27 +51,28 @@ def quantise(student: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def input_errors(student: nn.Module) -> Iterator[dict[str, float]]:
-    """What quantising does to the inputs of every FP8 matrix while this lasts, by name: ``blocks.3.outer``.
+def output_errors(student: nn.Module) -> Iterator[dict[str, float]]:
+    """What FP8 would do to what every matrix gives while this lasts, by name: ``blocks.3.outer``.
 
-    A scale per output leaves every weight matrix about equally exact, so that the inputs, whose outliers
-    spoil their whole token, tell which matrices FP8 suits least.
+    The student's matrices are in bf16.  The worst call counts, relative to what the matrix adds to its bias:
+    outliers of a token spoil its other inputs and outliers of an output its other weights, and both matter
+    only as far as the spoilt ones were used.
     """
     errors: dict[str, float] = {}
 
     def measure(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (x,) = inputs
-        given, scale = quantise_rows(x)
-        error = ((given.float() * scale - x.float()).norm() / x.float().norm()).item()
+        whole = x.float() @ module.weight.float().t()
+        weight, scale = quantise_rows(module.weight)
+        spoilt = linear(x.float(), weight, scale.t(), None)
+        error = ((spoilt - whole).norm() / whole.norm().clamp(min=1e-12)).item()
         errors[name] = max(error, errors.get(name, 0.0))
 
     handles = []
     for index, block in enumerate(student.blocks):
         for kind in LINEARS:
-            linear = getattr(block, kind)
-            if linear.scale is not None:
-                name = f"blocks.{index}.{kind}"
-                handles.append(linear.register_forward_pre_hook(functools.partial(measure, name)))
+            hook = functools.partial(measure, f"blocks.{index}.{kind}")
+            handles.append(getattr(block, kind).register_forward_pre_hook(hook))
     try:
         yield errors
     finally:
