@@ -56,6 +56,14 @@ def small_checkpoint(folder: Path, chunk: int = 3, steps: int = 2) -> Source:
     return find_source(folder, parts=folder)
 
 
+def many_headed_checkpoint(folder: Path) -> Source:
+    """The same with four heads, which as many ranks can share."""
+    source = small_checkpoint(folder)
+    config = dataclasses.replace(HEARING, heads=4)
+    save_model(source.student_path, _random(DiT, config, 1), config, rollout(3, 2))
+    return find_source(folder, parts=folder)
+
+
 def wan_checkpoint(folder: Path, chunk: int = 3, steps: int = 2) -> Source:
     """A student of Wan's form in a folder, with public VAE, CLIP and wav2vec2 and an embedded prompt."""
     save_model(folder / "student.safetensors", wan_student(), STUDENT, rollout(chunk, steps))

@@ -8,8 +8,9 @@
         engine.backend.close()
 
 The last rank sends every chunk's inputs to all others and gets the latents from rank 0.  What a rank is told
-goes over a group of its own on the CPUs, so that waiting for the next chunk keeps no GPU busy.  A rank that
-dies ends the others: their next exchange fails, and each says so in one sentence.
+goes over a group of its own on the CPUs, so that waiting for the next chunk, for however long, keeps no GPU
+busy.  A rank that dies ends the others: their next exchange fails, and each says in one sentence which one
+it was.
 """
 
 import collections
@@ -33,14 +34,17 @@ from tm_jax.errors import InputError
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.torch_runtime import devices
 from tm_jax.torch_runtime import export_format as form
+from tm_jax.torch_runtime.attendance import Attendance
 from tm_jax.torch_runtime.backend import PLACES, ExportBackend, Latents
 from tm_jax.torch_runtime.decoding import VaeStage
 from tm_jax.torch_runtime.denoising import DitStage, FaceBox
 from tm_jax.torch_runtime.parallel import Ulysses
 from tm_jax.torch_runtime.parts import load_dit_stage, load_front_end, load_vae_stage
 
-PATIENCE = datetime.timedelta(minutes=1)
-"""How long an exchange waits for a rank that neither answers nor dies."""
+PATIENCE = 60.0
+"""Seconds that an exchange waits for a rank that neither answers nor dies."""
+IDLE = datetime.timedelta(days=365)
+"""How long a rank may wait to be told anything."""
 
 REFERENCE, BEGIN, CHUNK, STOP = range(4)
 
@@ -64,8 +68,14 @@ def rank_and_world() -> tuple[int, int]:
     return rank, world
 
 
-def serve_ranks(folder: str | os.PathLike, *, dtype: form.Dtype | None = None) -> StreamEngine | None:
+def serve_ranks(
+    folder: str | os.PathLike, *, dtype: form.Dtype | None = None, patience: float = PATIENCE
+) -> StreamEngine | None:
     """On the last rank the engine, on all others None, once the last rank has closed it.
+
+    Args:
+      dtype: of the student; None is the export's own.
+      patience: seconds that an exchange waits for a rank that neither answers nor dies.
 
     Raises:
       InputError: no export, heads or tokens that don't divide among the ranks, or a rank that is lost.
@@ -79,14 +89,23 @@ def serve_ranks(folder: str | os.PathLike, *, dtype: form.Dtype | None = None) -
     check_division(config, world - 1)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
-    control = dist.new_group(backend="gloo", timeout=PATIENCE)
-    sharing = dist.new_group(list(range(world - 1)), timeout=PATIENCE)
+    wait = datetime.timedelta(seconds=patience)
+    try:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=wait)
+        control = dist.new_group(backend="gloo", timeout=IDLE)
+        sharing = dist.new_group(list(range(world - 1)), timeout=wait)
+    except (RuntimeError, OSError) as error:
+        raise RankLost(
+            f"Rank {rank} did not meet the {world - 1} others within {patience:.0f} s "
+            f"({str(error).splitlines()[0][:120]}): start all of them, by one torchrun."
+        ) from error
+    attendance = Attendance(rank, world)
     precision = dtype or config.dtype
     if rank == world - 1:
         vae = load_vae_stage(Path(folder), config, precision, place)
-        return StreamEngine(DrivenBackend(config, vae, load_front_end(Path(folder), config, place), control))
-    obey(load_dit_stage(Path(folder), config, precision, place, Ulysses(sharing)), control)
+        front_end = load_front_end(Path(folder), config, place)
+        return StreamEngine(DrivenBackend(config, vae, front_end, control, attendance))
+    obey(load_dit_stage(Path(folder), config, precision, place, Ulysses(sharing)), control, attendance)
     return None
 
 
@@ -118,9 +137,17 @@ class RemoteState:
 class DrivenBackend(ExportBackend):
     """The last rank: VAE, sound and session here, the student on all the others."""
 
-    def __init__(self, config: form.ExportConfig, vae: VaeStage, front_end: AudioFrontEnd, control: Any):
+    def __init__(
+        self,
+        config: form.ExportConfig,
+        vae: VaeStage,
+        front_end: AudioFrontEnd,
+        control: Any,
+        attendance: Attendance,
+    ):
         super().__init__(config, vae, front_end)
-        self._control, self._last, self._lock = control, dist.get_world_size() - 1, threading.Lock()
+        self._control, self._attendance = control, attendance
+        self._last, self._lock = dist.get_world_size() - 1, threading.Lock()
         self._numbers, self._forgotten = itertools.count(), collections.deque()
 
     def reference(self, picture: UInt8[np.ndarray, "y x 3"], face_box: FaceBox = None) -> "Remote":
@@ -153,13 +180,13 @@ class DrivenBackend(ExportBackend):
         state.chunk += 1
         with self._lock:
             self._send(CHUNK, state.number, noises, windows, mode)
-            with lost_ranks():
+            with lost_ranks(self._attendance):
                 coming = dist.irecv(place, 0)
         return Latents(place, coming, None), state
 
     def wait(self, latents: Latents) -> None:
         """Return when these latents have come."""
-        with lost_ranks():
+        with lost_ranks(self._attendance):
             latents.denoised.wait()
             if latents.tensor.is_cuda:
                 torch.cuda.current_stream(latents.tensor.device).synchronize()
@@ -167,6 +194,7 @@ class DrivenBackend(ExportBackend):
     def close(self) -> None:
         """The other ranks return from ``serve_ranks``."""
         self._tell(STOP)
+        self._attendance.close()
         dist.destroy_process_group()
 
     def _tell(self, *message: Any) -> None:
@@ -175,7 +203,7 @@ class DrivenBackend(ExportBackend):
 
     def _send(self, *message: Any) -> None:
         forgotten = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
-        with lost_ranks():
+        with lost_ranks(self._attendance):
             dist.broadcast_object_list([(forgotten, message)], self._last, group=self._control)
 
 
@@ -186,16 +214,17 @@ class Remote:
         self.number = number
 
 
-def obey(stage: DitStage, control: Any) -> None:
+def obey(stage: DitStage, control: Any, attendance: Attendance) -> None:
     """What a rank of the student does: whatever the last rank says, until it says stop."""
     last, held, message = dist.get_world_size() - 1, {}, [None]
     while True:
-        with lost_ranks():
+        with lost_ranks(attendance):
             dist.broadcast_object_list(message, last, group=control)
             forgotten, (kind, *given) = message[0]
             for number in forgotten:
                 held.pop(number, None)
             if kind == STOP:
+                attendance.close()
                 dist.destroy_process_group()
                 return
             if kind == REFERENCE:
@@ -218,12 +247,13 @@ def _denoise(stage: DitStage, state: Any, inputs: list[np.ndarray], last: int) -
 
 
 @contextlib.contextmanager
-def lost_ranks() -> Iterator[None]:
-    """What the libraries say in many lines, that a rank is gone, in one sentence."""
+def lost_ranks(attendance: Attendance) -> Iterator[None]:
+    """What the libraries say in many lines, that a rank is gone, in one sentence that names it."""
     try:
         yield
     except (RuntimeError, OSError) as error:
+        gone = " and ".join(f"rank {rank}" for rank in attendance.missing())
+        gone = gone or f"another rank ({str(error).splitlines()[0][:120]})"
         raise RankLost(
-            f"Rank {dist.get_rank()} lost another rank ({str(error).splitlines()[0][:120]}): "
-            "see which one died, and start all of them again."
+            f"Rank {dist.get_rank()} lost {gone}: see its last words, and start all of them again."
         ) from error
