@@ -65,7 +65,9 @@ WITHOUT_JAX = (
     "tm_jax/torch_runtime/",
     "tm_jax/serve/",
     "tm_jax/bench/serving",
+    "tm_jax/bench/ranks.py",
     "tm_jax/bench/soak.py",
+    "tm_jax/bench/stages.py",
     "tm_jax/bench/__main__.py",
 )
 

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "serving": "the PyTorch engine: stages, rates, delays and memory, on an export or on random weights",
     "precisions": "exports of one student in several precisions: lip-sync, identity and drift",
     "soak": "one stream of many chunks with either engine: memory, threads and times at its tenths",
+    "ranks": "several ranks that denoise together, by torchrun, against one process",
     "stages": "the PyTorch engine's two stages on a core each, against the slower one alone",
     "training": "a training step of our DiT against PyTorch's (diffusers), as a ratio",
     "peers": "our PyTorch student against diffusers without a cache and Self-Forcing's causal loop",
@@ -42,7 +43,8 @@ def _bench(argv: list[str]) -> int:
         module.Arguments, args=argv[1:], prog=f"python -m tm_jax.bench {name}", description=module.__doc__
     )
     report = module.run(arguments)
-    print(report)
+    if text := str(report):
+        print(text)
     return 0 if getattr(report, "within_bound", True) else 1
 
 
