@@ -8,9 +8,9 @@
         engine.backend.close()
 
 The last rank sends every chunk's inputs to all others and gets the latents from rank 0.  What a rank is told
-goes over a group of its own on the CPUs, so that waiting for the next chunk, for however long, keeps no GPU
-busy.  A rank that dies ends the others: their next exchange fails, and each says in one sentence which one
-it was.
+goes over a group of its own on the CPUs, so that waiting for the next chunk keeps no GPU busy; where there is
+nothing to tell, it is told so.  A rank that dies or hangs ends the others: their next exchange fails, and
+each says in one sentence which one it was.
 """
 
 import collections
@@ -19,6 +19,7 @@ import datetime
 import itertools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +42,12 @@ from tm_jax.torch_runtime.denoising import DitStage, FaceBox
 from tm_jax.torch_runtime.parallel import Ulysses
 from tm_jax.torch_runtime.parts import load_dit_stage, load_front_end, load_vae_stage
 
-PATIENCE = 60.0
-"""Seconds that an exchange waits for a rank that neither answers nor dies."""
-IDLE = datetime.timedelta(days=365)
-"""How long a rank may wait to be told anything."""
+PATIENCE = 120.0
+"""Seconds that an exchange waits for a rank that neither answers nor dies; compiling counts."""
+LOADING = datetime.timedelta(minutes=30)
+"""How long ranks wait for each other's weights."""
 
-REFERENCE, BEGIN, CHUNK, STOP = range(4)
+REFERENCE, BEGIN, CHUNK, NOTHING, STOP = range(5)
 
 
 class RankLost(InputError):
@@ -92,7 +93,8 @@ def serve_ranks(
     wait = datetime.timedelta(seconds=patience)
     try:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=wait)
-        control = dist.new_group(backend="gloo", timeout=IDLE)
+        control = dist.new_group(backend="gloo", timeout=wait)
+        loading = dist.new_group(backend="gloo", timeout=LOADING)
         sharing = dist.new_group(list(range(world - 1)), timeout=wait)
     except (RuntimeError, OSError) as error:
         raise RankLost(
@@ -104,8 +106,13 @@ def serve_ranks(
     if rank == world - 1:
         vae = load_vae_stage(Path(folder), config, precision, place)
         front_end = load_front_end(Path(folder), config, place)
-        return StreamEngine(DrivenBackend(config, vae, front_end, control, attendance))
-    obey(load_dit_stage(Path(folder), config, precision, place, Ulysses(sharing)), control, attendance)
+        with lost_ranks(attendance):
+            dist.barrier(group=loading)
+        return StreamEngine(DrivenBackend(config, vae, front_end, control, attendance, patience / 4))
+    stage = load_dit_stage(Path(folder), config, precision, place, Ulysses(sharing))
+    with lost_ranks(attendance):
+        dist.barrier(group=loading)
+    obey(stage, control, attendance)
     return None
 
 
@@ -144,11 +151,20 @@ class DrivenBackend(ExportBackend):
         front_end: AudioFrontEnd,
         control: Any,
         attendance: Attendance,
+        silence: float,
     ):
+        """Takes what this rank has.
+
+        Args:
+          control: the group over which the others are told what to do.
+          silence: seconds after which they are told that there is nothing to do.
+        """
         super().__init__(config, vae, front_end)
         self._control, self._attendance = control, attendance
         self._last, self._lock = dist.get_world_size() - 1, threading.Lock()
         self._numbers, self._forgotten = itertools.count(), collections.deque()
+        self._silence, self._told, self._over = silence, time.monotonic(), threading.Event()
+        threading.Thread(target=self._break_silence, name="tm_jax-silence", daemon=True).start()
 
     def reference(self, picture: UInt8[np.ndarray, "y x 3"], face_box: FaceBox = None) -> "Remote":
         """Every rank makes what it needs of the picture and its latents."""
@@ -193,9 +209,18 @@ class DrivenBackend(ExportBackend):
 
     def close(self) -> None:
         """The other ranks return from ``serve_ranks``."""
+        self._over.set()
         self._tell(STOP)
         self._attendance.close()
         dist.destroy_process_group()
+
+    def _break_silence(self) -> None:
+        # Whoever uses the engine next meets the same fault, and tells it.
+        with contextlib.suppress(RankLost):
+            while not self._over.wait(self._silence / 4):
+                with self._lock:
+                    if not self._over.is_set() and time.monotonic() - self._told > self._silence:
+                        self._send(NOTHING)
 
     def _tell(self, *message: Any) -> None:
         with self._lock:
@@ -205,6 +230,7 @@ class DrivenBackend(ExportBackend):
         forgotten = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
         with lost_ranks(self._attendance):
             dist.broadcast_object_list([(forgotten, message)], self._last, group=self._control)
+        self._told = time.monotonic()
 
 
 class Remote:
@@ -234,7 +260,7 @@ def obey(stage: DitStage, control: Any, attendance: Attendance) -> None:
             elif kind == BEGIN:
                 number, reference = given
                 held[number] = stage.begin(held[reference])
-            else:
+            elif kind == CHUNK:
                 _denoise(stage, held[given[0]], given[1:], last)
 
 
