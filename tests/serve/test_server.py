@@ -134,7 +134,9 @@ def test_a_callers_own_picture(make_server, make_peer):
         async with make_server() as (server, client):
             async with client.post("/picture", data=png(300, 200)) as response:
                 assert response.status == 200
-                name = (await response.json())["picture"]
+                answer = await response.json()
+            name = answer["picture"]
+            assert "No face was found" in answer["note"]
             peer = make_peer()
             await peer.call(client, picture=name)
             assert next(iter(server.peers.values())).call.live.tick().frame.shape == (4, 6, 3)

@@ -21,9 +21,15 @@ def portrait(path: Path, engine: StreamEngine) -> tuple[np.ndarray, tuple | None
     Raises:
       InputError: the file is no picture that can be used.
     """
+    return _portrait(path, engine)[:2]
+
+
+def _portrait(path: Path, engine: StreamEngine) -> tuple[np.ndarray, tuple | None, bool]:
+    """The same, and whether a face was found."""
     photo = read_picture(path)
     framing = framed(np.asarray(photo), "", engine.size, all_moves=not engine.has_picture_encoder)
-    return fit(photo, engine.size, framing.face), framing.moving
+    faceless = framing.face is None and bool(framing.note)
+    return fit(photo, engine.size, framing.face), framing.moving, not faceless
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -33,8 +39,8 @@ def png(picture: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | None]:
-    """The same of a picture's bytes, which came from outside.
+def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | None, bool]:
+    """The same of a picture's bytes, which came from outside, and whether a face was found in it.
 
     Raises:
       InputError: no picture, or one of too many pixels; the sentence names no file of this machine.
@@ -50,6 +56,6 @@ def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | Non
         path = Path(folder) / "picture"
         path.write_bytes(data)
         try:
-            return portrait(path, engine)
+            return _portrait(path, engine)
         except InputError as error:
             raise InputError(str(error).replace(f" {path}", "")) from None

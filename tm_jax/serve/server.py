@@ -43,6 +43,7 @@ POLICY = (
 GONE_AFTER = 5.0
 """Seconds without a connection after which a peer is gone."""
 MOST_PICTURES = 32
+FACELESS = "No face was found in this picture: its middle is taken, and it may not talk well."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Character:
 
     picture: np.ndarray
     reference: Reference
+    note: str = ""
+    """What its caller should know of it."""
 
 
 @dataclasses.dataclass
@@ -125,8 +128,12 @@ class Server:
         )
 
     async def stop(self) -> None:
-        """End every call."""
+        """End every call, and tell its page why."""
         self._stopping = True
+        for peer in self.peers.values():
+            self._tell(peer, {"ended": "The server is being stopped."})
+        if self.peers:
+            await asyncio.sleep(0.2)
         await asyncio.gather(*(self._end(name) for name in list(self.peers)))
 
     @web.middleware
@@ -171,7 +178,7 @@ class Server:
             self._characters[name] = await self._character(data)
             while len(self._characters) > MOST_PICTURES:
                 self._characters.popitem(last=False)
-        return web.json_response({"picture": name})
+        return web.json_response({"picture": name, "note": self._characters[name].note})
 
     async def _character(self, data: bytes) -> Character:
         """One picture at a time, since a decoded one may be large."""
@@ -180,8 +187,9 @@ class Server:
         self._pictures_waiting += 1
         try:
             async with self._decoding:
-                picture, box = await asyncio.to_thread(pictures.uploaded, data, self.engine)
-                return Character(picture, await asyncio.to_thread(self.engine.reference, picture, box))
+                picture, box, face = await asyncio.to_thread(pictures.uploaded, data, self.engine)
+                reference = await asyncio.to_thread(self.engine.reference, picture, box)
+                return Character(picture, reference, "" if face else FACELESS)
         finally:
             self._pictures_waiting -= 1
 

@@ -4,23 +4,36 @@
 const at = (id) => document.getElementById(id);
 const token = location.hash.slice(1);
 const headers = token ? { Authorization: `Bearer ${token}` } : {};
-const words = { listening: "listening", thinking: "thinking …", speaking: "speaking" };
+const words = {
+  asking: "asking for your microphone …",
+  calling: "calling …",
+  listening: "listening",
+  thinking: "thinking …",
+  speaking: "speaking",
+  weak: "the connection is weak …",
+};
+const TROUBLE_SECONDS = 12; // a sentence of trouble stays so long during a call
 let call = null; // the call in progress
 let picture = ""; // name of the caller's own picture on the server
 let captionsOn = true;
 
+let fading = 0;
 function trouble(text) {
+  clearTimeout(fading);
   at("trouble").textContent = text;
   at("trouble").hidden = !text;
+  if (call) fading = setTimeout(() => call && trouble(""), 1000 * TROUBLE_SECONDS);
 }
 
 function show(state) {
   at("stage").dataset.state = state;
-  at("state").textContent = words[state] || (state === "calling" ? "calling …" : "");
+  const muted = call && at("mute").getAttribute("aria-pressed") === "true";
+  at("state").textContent = (words[state] || "") + (muted ? " · you are muted" : "");
   const active = state !== "idle";
   for (const id of ["mute", "captions", "hangup"]) at(id).hidden = !active;
   for (const id of ["call", "pick"]) at(id).hidden = active;
-  at("still").hidden = active;
+  // The picture stays until the first frame is there.
+  at("still").hidden = active && at("video").readyState > 1;
   at("hint").hidden = active || Boolean(picture);
 }
 
@@ -29,6 +42,7 @@ function caption(who, text, more) {
   const line = at("caption");
   if (more && line.lastChild && line.lastChild.className === who) {
     line.lastChild.textContent += text;
+    line.scrollTop = line.scrollHeight;
     return;
   }
   const part = document.createElement("span");
@@ -37,6 +51,7 @@ function caption(who, text, more) {
   if (who === "user") line.replaceChildren(part);
   else if (line.lastChild && line.lastChild.className === "user") line.append(part);
   else line.replaceChildren(part);
+  line.scrollTop = line.scrollHeight;
 }
 
 async function ask(path, body) {
@@ -57,6 +72,7 @@ async function choose(file) {
   try {
     const answer = JSON.parse(await ask("picture", file));
     picture = answer.picture;
+    trouble(answer.note);
     if (at("still").src.startsWith("blob:")) URL.revokeObjectURL(at("still").src);
     at("still").src = URL.createObjectURL(file);
     show("idle");
@@ -91,23 +107,28 @@ function gathered(connection) {
 async function begin() {
   trouble("");
   at("caption").replaceChildren();
-  show("calling");
-  const mine = { connection: null, stream: null, channel: null, name: "" };
+  const mine = { connection: null, stream: null, channel: null, name: "", state: "calling" };
   call = mine;
+  show("asking");
   try {
     mine.stream = await microphone();
     if (call !== mine) return end(mine);
+    show("calling");
     const connection = (mine.connection = new RTCPeerConnection({ iceServers: [] }));
     for (const track of mine.stream.getTracks()) connection.addTrack(track, mine.stream);
     connection.addTransceiver("video", { direction: "recvonly" });
     mine.channel = connection.createDataChannel("call");
     mine.channel.onmessage = (event) => heed(mine, JSON.parse(event.data));
+    mine.channel.onclose = () => lost(mine);
     connection.ontrack = (event) => {
       // Sound and picture come as one stream, so that the browser keeps them in step.
       at("video").srcObject = event.streams[0];
     };
     connection.onconnectionstatechange = () => {
-      if (["failed", "closed"].includes(connection.connectionState)) lost(mine);
+      const state = connection.connectionState;
+      if (["failed", "closed"].includes(state)) lost(mine);
+      else if (mine === call && state === "disconnected") show("weak");
+      else if (mine === call && state === "connected") show(mine.state);
     };
     await connection.setLocalDescription(await connection.createOffer());
     await gathered(connection);
@@ -116,7 +137,6 @@ async function begin() {
     mine.name = answer.call;
     if (call !== mine) return end(mine);
     await connection.setRemoteDescription({ sdp: answer.sdp, type: answer.type });
-    show("listening");
   } catch (error) {
     if (call === mine) {
       trouble(error.message);
@@ -127,7 +147,7 @@ async function begin() {
 
 function heed(mine, message) {
   if (mine !== call) return;
-  if (message.state) show(message.state);
+  if (message.state) show((mine.state = message.state));
   if (message.caption) caption(message.caption, message.text, message.caption === "character");
   if (message.delays) mine.delays = message.delays;
   if (message.trouble) trouble(message.trouble);
@@ -153,8 +173,10 @@ function hangUp() {
   if (!call) return;
   const mine = call;
   call = null;
+  clearTimeout(fading);
   end(mine);
   at("video").srcObject = null;
+  at("figures").textContent = "";
   at("mute").setAttribute("aria-pressed", "false");
   at("mute").textContent = "Mute";
   show("idle");
@@ -167,6 +189,7 @@ function mute() {
   call.stream.getAudioTracks().forEach((track) => (track.enabled = !on));
   at("mute").setAttribute("aria-pressed", String(on));
   at("mute").textContent = on ? "Muted" : "Mute";
+  show(at("stage").dataset.state);
 }
 
 function toggleCaptions() {
@@ -197,6 +220,11 @@ async function figures() {
 }
 
 at("call").onclick = begin;
+at("video").onloadeddata = () => {
+  if (!call) return;
+  if (call.state === "calling") call.state = "listening";
+  show(call.state);
+};
 at("hangup").onclick = hangUp;
 at("mute").onclick = mute;
 at("captions").onclick = toggleCaptions;
