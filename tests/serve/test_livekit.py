@@ -119,6 +119,34 @@ def test_the_runner_plays_an_answer_to_its_end_and_says_so(engine):
     asyncio.run(run())
 
 
+def test_an_interruption_tells_how_much_was_played_and_the_next_answer_begins_anew(engine):
+    async def run():
+        room, sound, face = Room(), QueueAudioOutput(sample_rate=16_000), make_face(engine)
+        runner = AvatarRunner(room, audio_recv=sound, video_gen=face, options=options(engine))
+        finished: asyncio.Queue = asyncio.Queue()
+        begun = asyncio.Event()
+        sound.on("playback_finished", finished.put_nowait)
+        sound.on("playback_started", lambda *_: begun.set())
+        await runner.start()
+        for _ in range(40):
+            await sound.capture_frame(audio(0.1, 16_000))
+        sound.flush()
+        await asyncio.wait_for(begun.wait(), 10.0)
+        await asyncio.sleep(0.4)
+        sound.clear_buffer()
+        cut = await asyncio.wait_for(finished.get(), 10.0)
+        assert cut.interrupted and 0.2 < cut.playback_position < 1.5
+        for _ in range(5):
+            await sound.capture_frame(audio(0.1, 16_000))
+        sound.flush()
+        whole = await asyncio.wait_for(finished.get(), 10.0)
+        assert not whole.interrupted and whole.playback_position == pytest.approx(0.5, abs=0.06)
+        await runner.aclose()
+        await face.aclose()
+
+    asyncio.run(run())
+
+
 def test_an_avatar_takes_an_agents_voice_and_leaves_nothing(engine):
     class Session(rtc.EventEmitter):
         class output:
