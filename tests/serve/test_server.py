@@ -5,15 +5,19 @@ import io
 import json
 import threading
 
+import av
 import numpy as np
 import pytest
+from aiortc.mediastreams import MediaStreamError
 from PIL import Image
 
 from tests.audio.test_voice_activity import voice as speech
 from tm_jax.rates import SAMPLE_RATE
 from tm_jax.serve import limits
+from tm_jax.serve import server as server_module
 from tm_jax.serve.limits import Rate, is_loopback
 from tm_jax.serve.live import Tick
+from tm_jax.serve.server import _listen
 from tm_jax.serve.tracks import Picture, Sound, send
 
 
@@ -77,6 +81,48 @@ def test_a_call_has_picture_sound_states_and_captions(make_server, make_peer):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    "forms",
+    [
+        [(8000, "mono")],
+        [(16000, "mono")],
+        [(44100, "stereo")],
+        [(48000, "stereo")],
+        [(48000, "mono"), (8000, "mono"), (44100, "stereo")],
+    ],
+)
+def test_a_microphone_may_have_any_rate_and_channels_and_change_them(forms):
+    """A second of 200 Hz in each form arrives as such."""
+    frames = []
+    for rate, layout in forms:
+        tone = (9000 * np.sin(2 * np.pi * 200 * np.arange(rate) / rate)).astype(np.int16)
+        for start in range(0, rate, rate // 50):
+            piece = np.repeat(tone[start : start + rate // 50], 2 if layout == "stereo" else 1)
+            frame = av.AudioFrame.from_ndarray(piece[None], format="s16", layout=layout)
+            frame.sample_rate, frame.pts = rate, start
+            frames.append(frame)
+
+    class Microphone:
+        async def recv(self):
+            if not frames:
+                raise MediaStreamError
+            return frames.pop(0)
+
+    class Ears:
+        async def hear(self, samples):
+            given.append(samples)
+
+    given = []
+    asyncio.run(_listen(Microphone(), Ears()))
+    heard = np.concatenate(given)
+    assert len(heard) == pytest.approx(SAMPLE_RATE * len(forms), rel=0.01)
+    for second in np.split(heard[: SAMPLE_RATE * len(forms) // SAMPLE_RATE * SAMPLE_RATE], [SAMPLE_RATE]):
+        if len(second) >= SAMPLE_RATE // 2:
+            spectrum = np.abs(np.fft.rfft(second[: SAMPLE_RATE // 2]))
+            assert 2 * spectrum.argmax() == pytest.approx(200, abs=4)
+            assert np.abs(second).max() == pytest.approx(9000 / 32768, rel=0.15)
+
+
 def test_calls_that_end_in_any_way_leave_nothing_behind(make_server, make_peer):
     async def run():
         async with make_server(capacity=4) as (server, client):
@@ -106,6 +152,30 @@ def test_calls_that_end_in_any_way_leave_nothing_behind(make_server, make_peer):
             assert threading.active_count() <= before + 4, "pool threads aside, nothing stays"
             own = [task for task in asyncio.all_tasks() if "tm_jax/serve" in repr(task)]
             assert own == []
+
+    asyncio.run(run())
+
+
+def test_a_peer_from_whom_nothing_comes_is_gone_though_it_seems_connected(
+    make_server, make_peer, monkeypatch
+):
+    monkeypatch.setattr(server_module, "GONE_AFTER", 1.0)
+
+    async def run():
+        async with make_server() as (server, client):
+            peer = make_peer()
+            await peer.call(client)
+            await peer.frames("video", 2)
+            await asyncio.sleep(2.0)
+            assert len(server.peers) == 1, "silence is sound, too"
+
+            async def lost(*_):
+                pass
+
+            for line in peer.connection.getTransceivers():
+                line.sender.transport._send_rtp = lost
+            await gone(server, 4.0)
+            await peer.close()
 
     asyncio.run(run())
 

@@ -4,8 +4,11 @@ Open the link that it prints, allow the microphone, and talk.  Without --image a
 """
 
 import asyncio
+import contextlib
 import dataclasses
+import ipaddress
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -127,6 +130,34 @@ def tls_context(arguments: Arguments) -> ssl.SSLContext | None:
     return context
 
 
+def listen(arguments: Arguments) -> socket.socket:
+    """Takes the port, before anything is loaded.
+
+    Raises:
+      InputError: it is not to be had.
+    """
+    host, port = arguments.host, arguments.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).split(" (")[0]
+        raise InputError(
+            f"--host {host} and --port {port} cannot be listened at ({reason}): choose others."
+        ) from None
+
+
+def link(arguments: Arguments, port: int, token: str) -> str:
+    """What a browser opens: an address that listens everywhere is opened by the machine's name."""
+    host = arguments.host
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            host = socket.gethostname()
+    host = f"[{host}]" if ":" in host else host
+    scheme = "http" if arguments.tls_certificate is None else "https"
+    return f"{scheme}://{host}:{port}/" + (f"#{token}" if token else "")
+
+
 async def serve(arguments: Arguments) -> None:
     """Serves until SIGINT or SIGTERM, then ends every call."""
     from aiohttp import web
@@ -139,7 +170,7 @@ async def serve(arguments: Arguments) -> None:
     from tm_jax.serve.server import Server
 
     give_back_freed_blocks()
-    tls, voice = tls_context(arguments), voice_factory(arguments)
+    tls, voice, listening = tls_context(arguments), voice_factory(arguments), listen(arguments)
     print("loading and measuring …", flush=True)
     engine = await asyncio.to_thread(load, arguments)
     picture = await asyncio.to_thread(portrait, arguments.image, engine)
@@ -153,21 +184,13 @@ async def serve(arguments: Arguments) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     try:
-        site = web.TCPSite(runner, arguments.host, arguments.port, ssl_context=tls, shutdown_timeout=5.0)
-        try:
-            await site.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise InputError(
-                f"{arguments.host}:{arguments.port} cannot be listened at ({reason}): choose another --port."
-            ) from None
-        port = runner.addresses[0][1]
+        await web.SockSite(runner, listening, ssl_context=tls).start()
         print(f"{found}; {capacity} call{'s' if capacity > 1 else ''} at once")
-        token = f"#{server.gate.token}" if server.gate.token else ""
-        print(f"open {'https' if tls else 'http'}://{arguments.host}:{port}/{token}", flush=True)
+        print(f"open {link(arguments, listening.getsockname()[1], server.gate.token)}", flush=True)
         await stop.wait()
     finally:
         await runner.cleanup()
+        listening.close()
 
 
 def main() -> int:

@@ -41,7 +41,7 @@ POLICY = (
     "default-src 'self'; img-src 'self' blob:; media-src 'self' blob: mediastream:; frame-ancestors 'none'"
 )
 GONE_AFTER = 5.0
-"""Seconds without a connection after which a peer is gone."""
+"""Seconds after which a peer is gone from whom nothing comes; a muted microphone still sends."""
 MOST_PICTURES = 32
 FACELESS = "No face was found in this picture: its middle is taken, and it may not talk well."
 
@@ -264,6 +264,7 @@ class Server:
         """A call from its first tick to its end."""
         call, begun = peer.call, time.monotonic()
         listening = asyncio.create_task(_listen(microphone, call))
+        listening.add_done_callback(lambda task: self._deaf(peer, task))
         watching = asyncio.create_task(self._watch(peer, begun))
         first = True
 
@@ -290,6 +291,11 @@ class Server:
             self._count(call)
             asyncio.get_running_loop().create_task(self._end(name))
 
+    def _deaf(self, peer: Peer, task: asyncio.Task) -> None:
+        """The page is told when the user's sound is not taken any more."""
+        if not task.cancelled() and task.exception() is not None:
+            self._tell(peer, {"trouble": "The server cannot hear you any more: call again."})
+
     def _count(self, call: Call) -> None:
         counts = call.live.counts
         self.metrics.chunks.inc(counts.chunks)
@@ -297,12 +303,13 @@ class Server:
         self.metrics.skipped.inc(counts.skipped_chunks)
 
     async def _watch(self, peer: Peer, begun: float) -> None:
-        """Ends the call of a peer that is gone, and one that lasts too long."""
-        seen = time.monotonic()
+        """Ends the call of a peer from whom nothing comes any more, and one that lasts too long."""
+        seen, packets = time.monotonic(), 0
         while True:
             await asyncio.sleep(0.5)
+            before, packets = packets, await _packets(peer.connection)
             now = time.monotonic()
-            if peer.connection.connectionState == "connected":
+            if packets > before:
                 seen = now
             too_long = now - begun > self._call_seconds
             if too_long:
@@ -351,16 +358,25 @@ class Server:
         await peer.connection.close()
 
 
+async def _packets(connection: RTCPeerConnection) -> int:
+    """How many a peer has sent."""
+    report = await connection.getStats()
+    return sum(one.packetsReceived for one in report.values() if one.type == "transport")
+
+
 async def _listen(microphone, call: Call) -> None:
-    """The user's sound, at 16 kHz, into the call."""
-    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
+    """The user's sound, of whatever rate and channels, at 16 kHz into the call."""
+    form, resampler = None, None
     while True:
         try:
             frame = await microphone.recv()
         except MediaStreamError:
             return
+        if form != (form := (frame.sample_rate, frame.layout.name, frame.format.name)):
+            resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
         for piece in resampler.resample(frame):
-            await call.hear(piece.to_ndarray()[0])
+            # FFmpeg's own way from stereo to mono makes it louder by 3 dB.
+            await call.hear(piece.to_ndarray().mean(0))
 
 
 def _file(path: Path):

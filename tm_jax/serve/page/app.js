@@ -67,8 +67,8 @@ async function ask(path, body) {
 }
 
 async function choose(file) {
+  if (!file || call) return;
   trouble("");
-  if (!file) return;
   try {
     const answer = JSON.parse(await ask("picture", file));
     picture = answer.picture;

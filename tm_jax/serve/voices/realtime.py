@@ -60,6 +60,12 @@ class RealtimeConfig:
     transcription: str = ""
     """The service's model that writes down what the user says, for captions; empty for none."""
 
+    def __post_init__(self):
+        if not self.url.startswith(("ws://", "wss://")):
+            raise InputError(
+                f"--voice-url {self.url} is no WebSocket address: begin it with ws:// or wss://."
+            )
+
 
 class Realtime:
     """A `Voice` behind a service."""
@@ -78,12 +84,8 @@ class Realtime:
         """Connects and says what sound is sent and wanted.
 
         Raises:
-          InputError: the address is none, nobody answers there, or the key is refused.
+          InputError: nobody answers there, or the key is refused.
         """
-        if not self.config.url.startswith(("ws://", "wss://")):
-            raise InputError(
-                f"--voice-url {self.config.url} is no WebSocket address: begin it with ws:// or wss://."
-            )
         self._http = aiohttp.ClientSession()
         try:
             await self._connect()
