@@ -35,6 +35,9 @@ class Arguments:
     """Seconds in which the character listens, like 3.0-5.0,8-9."""
     seed: int = 0
     """Seed of the noise; the same seed gives the same video."""
+    steps: int | None = None
+    """Denoising steps of a chunk (default: those that the student was distilled for).  More are slower, and
+    give the shipped student's picture more detail and less jitter."""
     frames_out: Path | None = None
     """Also write a contact sheet of the video here (png)."""
     face: str = ""
@@ -75,17 +78,21 @@ def loader(arguments: Arguments) -> Callable[[], Any]:
         ModuleNotFoundError: its framework is not installed.
         InputError: a flag of it is malformed.
     """
-    devices = {"dit_device": arguments.dit_devices or None, "vae_device": arguments.vae_devices or None}
+    both = {
+        "dit_device": arguments.dit_devices or None,
+        "vae_device": arguments.vae_devices or None,
+        "steps": arguments.steps,
+    }
     # Importing a framework takes seconds, and only one of them need be installed.
     if arguments.backend == "torch":
         from tm_jax.torch_runtime.engine import load_engine
 
-        return functools.partial(load_engine, arguments.weights, **devices)
+        return functools.partial(load_engine, arguments.weights, **both)
     from tm_jax.streaming.parts import load_engine, parse_size
 
     parts = {name: getattr(arguments, name) for name in _PARTS}
     parts["size"] = parse_size(arguments.size) if arguments.size else None
-    return functools.partial(load_engine, arguments.weights, **parts, **devices)
+    return functools.partial(load_engine, arguments.weights, **parts, **both)
 
 
 def main() -> int:

@@ -91,16 +91,19 @@ def test_raw_sound_on_standard_input(files, monkeypatch):
     assert len(list(read_frames(files.folder / "out.mp4"))) == 13
 
 
-def test_seed_and_modes_matter(files):
+def test_seed_modes_and_steps_matter(files):
     made = {}
     cases = {"a": ["--seed", "1"], "b": ["--seed", "1"], "c": ["--seed", "2"]}
     cases |= {"d": ["--seed", "1", "--listen", "0-"], "e": ["--seed", "1", "--mode", "listen"]}
+    cases |= {"f": ["--seed", "1", "--steps", "2"], "g": ["--seed", "1", "--steps", "3"]}
     for name, flags in cases.items():
         assert files(*flags, out=f"{name}.mp4")[0] == 0
         made[name] = np.stack(list(read_frames(files.folder / f"{name}.mp4")))
     np.testing.assert_array_equal(made["a"], made["b"])
     np.testing.assert_array_equal(made["d"], made["e"])
+    np.testing.assert_array_equal(made["a"], made["f"], "the student was distilled for 2 steps")
     assert (made["a"] != made["c"]).any() and (made["a"] != made["d"]).any()
+    assert (made["a"] != made["g"]).any()
 
 
 def interrupt_at_third(monkeypatch):
@@ -153,6 +156,7 @@ BAD = {
     "bad listen": ({}, ("--listen", "5-3"), "ends before it begins"),
     "bad seed": ({}, ("--seed", "-1"), "is no seed"),
     "too large a seed": ({}, ("--seed", str(2**64)), "is no seed"),
+    "no steps": ({}, ("--steps", "0"), "0 denoising steps a chunk: give 1 to 50"),
     "no weights": ({}, ("--weights", "/nowhere"), "student.safetensors"),
     "bad sheet": ({}, ("--frames-out", "/nowhere/a.png"), "does not exist"),
     "sheet of no kind": ({}, ("--frames-out", "a.xyz"), "end its name in .png"),
@@ -203,14 +207,14 @@ def torch_engine(monkeypatch, **members):
 def test_the_torch_backend_makes_the_same_video_by_its_own_engine(files, monkeypatch):
     asked = []
 
-    def load_engine(folder, *, dit_device, vae_device):
-        asked.append((dit_device, vae_device))
+    def load_engine(folder, *, dit_device, vae_device, steps):
+        asked.append((dit_device, vae_device, steps))
         return parts.load_engine(folder)
 
     torch_engine(monkeypatch, load_engine=load_engine)
-    flags = ("--backend", "torch", "--dit-devices", "cuda:0", "--vae-devices", "cuda:1")
+    flags = ("--backend", "torch", "--dit-devices", "cuda:0", "--vae-devices", "cuda:1", "--steps", "2")
     assert files(out="jax.mp4")[0] == files(*flags, out="torch.mp4")[0] == 0
-    assert asked == [("cuda:0", "cuda:1")]
+    assert asked == [("cuda:0", "cuda:1", 2)]
     one, other = (list(read_frames(files.folder / f"{name}.mp4")) for name in ("jax", "torch"))
     np.testing.assert_array_equal(np.stack(one), np.stack(other))
 

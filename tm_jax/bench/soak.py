@@ -41,6 +41,8 @@ class Arguments:
     """Device of the transformer (default: the first)."""
     vae_devices: str = ""
     """Device of the VAE (default: the engine's choice)."""
+    steps: int | None = None
+    """Denoising steps of a chunk (default: those that the student was distilled for)."""
     chunks: int = 1000
     """Chunks of the stream."""
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from tm_jax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -39,6 +41,18 @@ class RolloutConfig:
     def __post_init__(self):
         if not 0 <= self.correlation < 1:
             raise ValueError(f"correlation {self.correlation}: it lies from 0 to below 1")
+
+    def in_steps(self, steps: int | None) -> "RolloutConfig":
+        """The same rollout in another number of steps; None leaves it as the student was distilled.
+
+        Raises:
+            InputError: there are no such steps.
+        """
+        if steps is None:
+            return self
+        if not 1 <= steps <= 50:
+            raise InputError(f"{steps} denoising steps a chunk: give 1 to 50.")
+        return dataclasses.replace(self, steps=steps)
 
     @property
     def sigmas(self) -> tuple[float, ...]:

@@ -36,6 +36,8 @@ class Arguments:
     """Device of the transformer, like cuda:0, or of JAX several, like cuda:0-3 (default: the first)."""
     vae_devices: str = ""
     """Device of the VAE (default: a second one where there is one)."""
+    steps: int | None = None
+    """Denoising steps of a chunk (default: those that the student was distilled for)."""
     voice: Literal["offline", "mirror", "realtime"] = "offline"
     """offline: a scripted character on this machine; mirror: it says what you say; realtime: a service."""
     voice_url: str = "wss://api.openai.com/v1/realtime"

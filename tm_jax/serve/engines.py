@@ -16,4 +16,5 @@ def load(arguments: Any) -> StreamEngine:
         from tm_jax.torch_runtime.engine import load_engine
     else:
         from tm_jax.streaming.parts import load_engine
-    return load_engine(arguments.weights, dit_device=arguments.dit_devices, vae_device=arguments.vae_devices)
+    devices = {"dit_device": arguments.dit_devices, "vae_device": arguments.vae_devices}
+    return load_engine(arguments.weights, steps=arguments.steps, **devices)

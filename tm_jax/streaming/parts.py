@@ -74,6 +74,7 @@ def load_engine(
     speech: str = SPEECH,
     prompt: str = "",
     size: tuple[int, int] | None = None,
+    steps: int | None = None,
     dit_device: str | None = None,
     vae_device: str | None = None,
 ) -> StreamEngine:
@@ -88,6 +89,7 @@ def load_engine(
       speech: folder or Hub id of wav2vec2.
       prompt: a text, or a file with an embedding; empty takes the folder's own.
       size: (height, width) of the video; None as `JaxBackend` takes it.
+      steps: denoising steps of a chunk; None takes those that the student was distilled for.
       dit_device, vae_device: as ``find_devices`` takes them; several for the DiT share it.  None: where there
         are two devices, the VAE of a student born from Wan has the second for itself; all others share the
         first.
@@ -104,7 +106,7 @@ def load_engine(
     config = read_config(student_path, DiTConfig)
     front_end = own_front_end(config.audio_width, weights / "visemes.safetensors")
     small = config.image_patch is not None and front_end is not None
-    rollout = read_rollout(student_path)
+    rollout = read_rollout(student_path).in_steps(steps)
     # What is asked of a person comes before what takes minutes.
     text = _text_tokens(weights, wan, prompt, config)
     shipped = own_vae.exists() or (small and not wan)

@@ -36,8 +36,8 @@ class StudentExperiment:
     warmup: int = 300
     """Steps of regression alone."""
     critic_lead: int = 0
-    """Critic updates after the warm-up and before the student's first update by DMD: it starts as the teacher,
-    and until it knows the student's clips the gap of the two is noise and guidance alone."""
+    """Critic updates after the warm-up and before the student's first by DMD: it starts as the teacher, and
+    until it knows the student's clips the gap of the two is noise and guidance alone."""
     critic_per_student: int = 5
     """Critic updates for each update of the student."""
     real_start: float = 0.25
