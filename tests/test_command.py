@@ -1,5 +1,6 @@
 """How commands end: one sentence and the right exit status, whatever stops them and whoever reads."""
 
+import ast
 import shlex
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import tm_jax
 from tm_jax.command import run
 from tm_jax.errors import InputError
 
@@ -105,3 +107,16 @@ def test_a_stopped_command_cleans_up(number, tmp_path):
     _, told = process.communicate(timeout=30)
     assert process.returncode == 128 + number and told == "name: stopped; nothing is lost.\n"
     assert not (tmp_path / "part").exists()
+
+
+def test_text_files_are_utf8_whatever_the_locale():
+    """A machine whose locale is not UTF-8 reads and writes the same files."""
+    unsaid = []
+    for path in Path(tm_jax.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") in ("read_text", "write_text"):
+                said = [keyword.arg for keyword in call.keywords]
+                place = 1 if call.func.attr == "write_text" else 0
+                if "encoding" not in said and len(call.args) <= place and "/proc" not in ast.unparse(call):
+                    unsaid.append(f"{path.name}:{call.lineno}")
+    assert unsaid == []

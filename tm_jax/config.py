@@ -49,7 +49,7 @@ def _headline(path: Path) -> str:
     """First line of a module's docstring, read without importing the module."""
     import ast
 
-    docstring = ast.get_docstring(ast.parse(path.read_text())) if path.is_file() else None
+    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) if path.is_file() else None
     return docstring.splitlines()[0] if docstring else ""
 
 

@@ -74,6 +74,7 @@ def test_names_are_names(tmp_path, monkeypatch, name):
         writer.write(colour_frames(3), tone(0.12))
     assert len(list(read_frames(name))) == 3 and os.listdir(".") == [name]
     assert shown(name).encode()
+    assert shown(os.fsdecode(b"a\n\x1b\xe9.mp4")) == r"a\x0a\x1b\xe9.mp4"
 
 
 @pytest.mark.parametrize("name", ["a.xyz", "a", "a.psd", "a.fits", "a.xbm", "a.mpg", "a.h5"])

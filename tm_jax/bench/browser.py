@@ -72,7 +72,7 @@ class Browser:
     async def _port(self) -> int:
         path = Path(self._folder.name) / "DevToolsActivePort"
         for _ in range(600):
-            if path.exists() and (text := path.read_text()):
+            if path.exists() and (text := path.read_text("utf-8")):
                 return int(text.split()[0])
             await asyncio.sleep(0.1)
         raise InputError("Chromium did not start.")

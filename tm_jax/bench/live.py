@@ -118,7 +118,7 @@ def conversation(arguments: Arguments, path: Path) -> None:
 
 def answers_of(folder: Path) -> tuple[list[Answer], list[Path]]:
     """The two halves of the shipped speech with the truth of their mouths, and a file of each."""
-    sound, truth = read_wav(SPEECH), json.loads(TRUTH.read_text())
+    sound, truth = read_wav(SPEECH), json.loads(TRUTH.read_text("utf-8"))
     answers, paths = [], []
     for index in range(2):
         frames = slice(index * ANSWER_FRAMES, (index + 1) * ANSWER_FRAMES)
@@ -221,5 +221,5 @@ def run(arguments: Arguments) -> Report:
 
             plot(recording, opening, heard, answers, memory, arguments.out / "call_figures.png")
             told = {"figures": figures, "minutes": minutes, "memory": memory}
-            (arguments.out / "figures.json").write_text(json.dumps(told, indent=1))
+            (arguments.out / "figures.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     return Report(figures, minutes)

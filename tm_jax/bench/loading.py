@@ -159,14 +159,16 @@ def write_checkpoint(folder: Path, config: DiTConfig, files: int, dtype: str) ->
             for key in keys:
                 file.write(_values(key, shapes[key], dtype).tobytes())
     index = {"metadata": {"total_size": total * itemsize}, "weight_map": weight_map}
-    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps(index), encoding="utf-8"
+    )
     stated = {
         "model_type": "t2v",
         "dim": config.width,
         "num_heads": config.heads,
         "num_layers": config.layers,
     }
-    (folder / "config.json").write_text(json.dumps(stated))
+    (folder / "config.json").write_text(json.dumps(stated), encoding="utf-8")
 
 
 def _memory(field: str) -> int:

@@ -84,8 +84,8 @@ def _write(figures: list, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         content = [dataclasses.asdict(figure) for figure in figures]
-        (out / "serving.json").write_text(json.dumps(content, indent=1) + "\n")
-        (out / "serving.txt").write_text(table(figures) + "\n")
+        (out / "serving.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (out / "serving.txt").write_text(table(figures) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"The figures could not be written to {out}: {error}.") from error
 

@@ -85,7 +85,7 @@ def report(arguments: Arguments) -> str:
         figures += _figures(name, world, systems, generators, arguments)
     write_json(out / "report.json", figures, about("tm_jax.evaluation.conditions", arguments))
     text = table(figures)
-    (out / "report.txt").write_text(text + "\n")
+    (out / "report.txt").write_text(text + "\n", encoding="utf-8")
     return text
 
 

@@ -41,7 +41,7 @@ def evaluate(arguments) -> list[Figure]:
         figures, details = figures + more, details | minutes
     write_json(out / "report.json", figures, about("tm_jax.evaluation", arguments), details)
     text = table(figures)
-    (out / "report.txt").write_text(text + "\n")
+    (out / "report.txt").write_text(text + "\n", encoding="utf-8")
     failed = [figure.name for figure in figures if figure.passed is False]
     print(text)
     print(f"\n{len(failed)} of {sum(f.passed is not None for f in figures)} targets missed; written to {out}")

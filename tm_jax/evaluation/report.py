@@ -79,7 +79,7 @@ def write_json(path: Path, figures: Iterable[Figure], about: dict, details: dict
         {**dataclasses.asdict(figure), "target": figure.target, "passed": figure.passed} for figure in figures
     ]
     text = json.dumps(finite({"about": about, "figures": rows, "details": details or {}}), indent=1)
-    path.write_text(text + "\n")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def output_directory(path: Path) -> Path:

@@ -61,7 +61,7 @@ def read_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
         InputError: the file is not what ``--speech`` writes.
     """
     try:
-        truth = json.loads(path.read_text())
+        truth = json.loads(path.read_text("utf-8"))
         opening, mode = np.asarray(truth["opening"], np.float64), np.asarray(truth["mode"], np.int32)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

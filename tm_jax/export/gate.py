@@ -240,7 +240,7 @@ def write_report(report: Report, folder: Path) -> None:
     # JSON knows no infinity.
     text = json.dumps(content, indent=1).replace("Infinity", "null")
     try:
-        (folder / "report.json").write_text(text + "\n")
-        (folder / "report.txt").write_text(f"{report}\n")
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "report.txt").write_text(f"{report}\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"The report could not be written to {folder}: {error}.") from error

@@ -84,5 +84,7 @@ def write_shards(folder: Path, stem: str, tensors: Iterable[Tensor], shard_bytes
         weight_map |= {tensor.name: path.name for tensor in group}
     total = sum(tensor.nbytes for group in groups for tensor in group)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (folder / f"{stem}.safetensors.index.json").write_text(
+        json.dumps(index, indent=1) + "\n", encoding="utf-8"
+    )
     return paths

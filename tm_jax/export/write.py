@@ -177,7 +177,7 @@ def _write_module(folder: Path, stem: str, arrays: dict[str, np.ndarray], config
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(to_json(content), indent=1) + "\n")
+    path.write_text(json.dumps(to_json(content), indent=1) + "\n", encoding="utf-8")
 
 
 def dit_json(config: DiTConfig) -> dict:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from tm_jax.errors import InputError
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A file's name as text that can be printed and stored: bytes that are not UTF-8 become ``\\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A file's name as one line of text: what is not UTF-8, and line breaks and the like, become ``\\xe9``."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(f"\\x{ord(mark):02x}" if unicodedata.category(mark) == "Cc" else mark for mark in text)
 
 
 def check_file(path: Path, what: str) -> None:

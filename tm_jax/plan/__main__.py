@@ -90,7 +90,7 @@ def _plan(argv: list[str] | None) -> int:
     chosen = {name: load(configs, [name, *overrides], prog=prog) for name in options.presets}
     plans = _plans(options, chosen)
     if options.json is not None:
-        options.json.write_text(json.dumps([plan.json() for plan in plans], indent=1))
+        options.json.write_text(json.dumps([plan.json() for plan in plans], indent=1), encoding="utf-8")
     return 1 if any(plan.fits is False for plan in plans) else 0
 
 

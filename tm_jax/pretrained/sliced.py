@@ -145,7 +145,7 @@ def _write_index(
     shapes = {name: list(leaf.shape) for name, leaf in parameters.items()}
     content = {"metadata": metadata, "shapes": shapes, "weight_map": weight_map}
     partial = index_of(path).with_suffix(".partial")
-    partial.write_text(json.dumps(content))
+    partial.write_text(json.dumps(content), encoding="utf-8")
     os.replace(partial, index_of(path))
     # A whole file of an earlier run with one process would be read in its place.
     path.unlink(missing_ok=True)
@@ -171,7 +171,7 @@ def open_sliced(path: Path) -> tuple[Checkpoint, dict[str, str]]:
       InputError: a file is missing or damaged, or the slices do not make the tensors.
     """
     try:
-        content = json.loads(index_of(path).read_text())
+        content = json.loads(index_of(path).read_text("utf-8"))
         metadata, shapes = dict(content["metadata"]), content["shapes"]
         files = sorted(set(content["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError) as error:

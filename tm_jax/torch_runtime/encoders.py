@@ -88,7 +88,7 @@ class PictureEncoder:
         config = CLIPVisionConfig.from_pretrained(folder)
         self.model = _pretrained(CLIPVisionModel, folder, config).to(device)
         self.size, self.layers = config.image_size, config.num_hidden_layers
-        pixels = json.loads((folder / "preprocessor_config.json").read_text())
+        pixels = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
         self.mean, self.std = (
             torch.tensor(pixels[name], device=device) for name in ("image_mean", "image_std")
         )

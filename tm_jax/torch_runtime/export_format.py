@@ -69,7 +69,9 @@ class ExportConfig:
 def write_config(folder: Path, config: ExportConfig) -> None:
     """Write config.json."""
     content = {"format": FORMAT, "version": VERSION, **to_json(config)}
-    (folder / "config.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def read_config(folder: Path) -> ExportConfig:
@@ -83,7 +85,7 @@ def read_config(folder: Path) -> ExportConfig:
     if not path.is_file():
         raise InputError(f"{folder} is no export, for it has no config.json: {remedy}.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not readable JSON ({error}): copy the export again.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -83,7 +83,9 @@ class Stored:
         if path.is_dir():
             indexes = sorted(path.glob("*.safetensors.index.json"))
             files = (
-                sorted({path / name for name in json.loads(indexes[0].read_text())["weight_map"].values()})
+                sorted(
+                    {path / name for name in json.loads(indexes[0].read_text("utf-8"))["weight_map"].values()}
+                )
                 if indexes
                 else sorted(path.glob("*.safetensors"))
             )

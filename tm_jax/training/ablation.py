@@ -102,13 +102,13 @@ class Ablation:
             InputError: a training finds something wrong, or its time limit ended it.
         """
         path = self.out / "ablation.json"
-        done = json.loads(path.read_text()) if path.exists() else {}
+        done = json.loads(path.read_text("utf-8")) if path.exists() else {}
         for name in self.only or VARIANTS:
             experiment = self.experiment(name)
             key = f"{name}, {experiment.warmup} + {experiment.loop.steps - experiment.warmup} steps"
             if key not in done:
                 done[key] = self._line(experiment)
-                path.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+                path.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             print(f"{key}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in done[key].items()))
 
     def _line(self, experiment: StudentExperiment) -> dict[str, float]:

@@ -165,13 +165,13 @@ class Checkpoints:
         for step in steps:
             if not self._sizes(step).exists():
                 partial = self._sizes(step).with_suffix(".partial")
-                partial.write_text(json.dumps(_file_sizes(self._folder / str(step))))
+                partial.write_text(json.dumps(_file_sizes(self._folder / str(step))), encoding="utf-8")
                 os.replace(partial, self._sizes(step))
 
     def _whole(self, step: int) -> str | None:
         """What is missing of a checkpoint; None where nothing is, or where nothing was noted."""
         try:
-            noted = json.loads(self._sizes(step).read_text())
+            noted = json.loads(self._sizes(step).read_text("utf-8"))
         except (OSError, ValueError):
             return None
         found = _file_sizes(self._folder / str(step))

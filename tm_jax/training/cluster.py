@@ -156,7 +156,7 @@ class SignsOfLife:
         partial = self._path(self.process).with_suffix(f".{threading.get_ident()}.partial")
         # A full or slow disk must not look like a death of this process's own making.
         with contextlib.suppress(OSError):
-            partial.write_text(json.dumps(sign))
+            partial.write_text(json.dumps(sign), encoding="utf-8")
             os.replace(partial, self._path(self.process))
 
     def _watch(self) -> None:
@@ -175,7 +175,7 @@ class SignsOfLife:
                 continue
             before, since = self._seen.setdefault(process, ({}, now))
             with contextlib.suppress(OSError, ValueError):
-                sign = json.loads(self._path(process).read_text())
+                sign = json.loads(self._path(process).read_text("utf-8"))
                 if sign["session"] == self.session and sign != before:
                     before, since = self._seen[process] = (sign, now)
             who = f"process {process}" + (f" on {before['host']} (pid {before['pid']})" if before else "")

@@ -43,7 +43,7 @@ class RunLog:
         if self._writes:
             folder.mkdir(parents=True, exist_ok=True)
             self._board = SummaryWriter(str(folder))
-            self._lines = (folder / "metrics.jsonl").open("a")
+            self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def step(self, done: int, metrics: dict[str, float], meters: Meters) -> None:
         """Takes the metrics of the step that made `done` steps in all; writes a line in its turn."""

@@ -190,7 +190,7 @@ class _Run:
           InputError: the video has ended the process too often.
         """
         file = self._tries(number)
-        before = int(file.read_text() or 0) if file.exists() else 0
+        before = int(file.read_text("utf-8") or 0) if file.exists() else 0
         if before >= MOST_TRIES:
             raise InputError(
                 f"{shown(source.path)} was being read each of {before} times that the process was killed: "
@@ -198,7 +198,7 @@ class _Run:
             )
         with one_sentence(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(before + 1))
+            file.write_text(str(before + 1), encoding="utf-8")
 
     def _staged(self, number: int) -> Path:
         return self.config.out / "staging" / f"{number:06d}.json"

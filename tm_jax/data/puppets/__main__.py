@@ -72,7 +72,7 @@ def write_speech(name: Path, world: PuppetWorld, index: int, seconds: float) -> 
         file.setframerate(SAMPLE_RATE)
         file.writeframes(np.round(np.clip(track.audio, -1, 1) * 32767).astype("<i2").tobytes())
     truth = {"opening": [round(float(x), 4) for x in track.opening], "mode": track.mode.tolist()}
-    name.with_suffix(".json").write_text(json.dumps(truth) + "\n")
+    name.with_suffix(".json").write_text(json.dumps(truth) + "\n", encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:
