@@ -25,6 +25,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "both, DMD ¼": {"loss.dmd": 0.25},
     "critic first": {"critic_lead": 60},
     "critic first, student slow": {"critic_lead": 60, "optim.lr": 2e-5},
+    "critic first, DMD 1/20 of regression": {"critic_lead": 60, "loss.dmd": 0.05, "loss.regression": 1.0},
+    "critic first, DMD 1/20 of regression, ρ 0.7": {
+        "critic_lead": 60,
+        "loss.dmd": 0.05,
+        "loss.regression": 1.0,
+        "rollout.correlation": 0.7,
+    },
     "guidance 1.0 in DMD": {"loss.guidance.audio": 1.0},
     "guidance 1.0": {"loss.guidance.audio": 1.0, "pairs.sampler.guidance.audio": 1.0},
     "guidance 1.5 in the mouth": {
