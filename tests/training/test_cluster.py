@@ -2,13 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from tm_jax.errors import InputError
-from tm_jax.training.cluster import ClusterConfig, SignsOfLife, join, several_hosts
+from tm_jax.training.cluster import RESTART, ClusterConfig, SignsOfLife, join, several_hosts
 
 
 def pair(folder, timeout=0.5, sessions=(7, 7)):
@@ -56,6 +58,25 @@ def test_a_process_that_is_done_is_not_missed_and_older_sessions_are_not_read(tm
     other.close("an old fault")
     assert heard.wait(5) and "process 1 has given no sign of life" in told[0] and "old fault" not in told[0]
     ended.close()
+
+
+ABORTED = """
+import os, sys
+from pathlib import Path
+from tm_jax.training.cluster import SignsOfLife, _explaining_aborts
+life = SignsOfLife(Path(sys.argv[1]), 5.0, process=0, processes=2, on_death=print)
+with _explaining_aborts(life):
+    os.abort()
+"""
+
+
+def test_a_process_that_jax_aborts_says_who_is_dead(tmp_path):
+    other = SignsOfLife(tmp_path, 60.0, process=1, processes=2)
+    other.step = 3
+    other.close("out of memory")
+    found = subprocess.run([sys.executable, "-c", ABORTED, tmp_path], capture_output=True, text=True)
+    assert found.returncode == RESTART, found.stderr
+    assert f"process 1 on {socket.gethostname()} (pid {os.getpid()}) ended at step 3: out of" in found.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ stays silent is named, and the process that noticed ends: a collective that wait
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -188,7 +190,7 @@ class SignsOfLife:
             return None
         return f"{'; '.join(gone)} - this process ends too, so that the run can be started again."
 
-    def explain(self, error: Exception) -> str:
+    def explain(self, error: Exception | str) -> str:
         """One sentence about a collective that failed: who is dead, as soon as that is sure."""
         began = time.monotonic()
         while time.monotonic() - began < self.timeout + 10:
@@ -212,6 +214,23 @@ def end_process(sentence: str) -> None:
 
 
 @contextlib.contextmanager
+def _explaining_aborts(life: SignsOfLife) -> Iterator[None]:
+    """While the block runs, a process that is aborted says who is dead before it ends.
+
+    JAX's own coordination aborts a process when it misses another one, and names nobody.  The handler is C's:
+    Python's would wait for the main thread, which waits inside a collective.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: end_process(life.explain("see the lines above")))
+    before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        libc.signal(signal.SIGABRT, before)
+
+
+@contextlib.contextmanager
 def watched(folder: Path, config: ClusterConfig) -> Iterator[SignsOfLife]:
     """Signs of life while the block runs; a fault in one process ends all of them with its sentence."""
     session = 0
@@ -224,8 +243,10 @@ def watched(folder: Path, config: ClusterConfig) -> Iterator[SignsOfLife]:
         processes=jax.process_count(),
         session=session,
     )
+    aborts = _explaining_aborts(life) if life.processes > 1 else contextlib.nullcontext()
     try:
-        yield life
+        with aborts:
+            yield life
     except jax.errors.JaxRuntimeError as error:
         if life.processes == 1:
             raise
