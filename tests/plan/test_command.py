@@ -64,7 +64,7 @@ def compiler(monkeypatch):
             asked.append((where, program))
             peak = peaks(experiment, program)
             return Compiled(
-                program, peak <= topology(where).chip.hbm, peak, 1e9, 0.0, {"parameters": 1e9}, 1.0, 1.0
+                program, peak <= topology(where).chip.hbm, peak, 1e9, 0.0, {"parameters": 1e9}, 1.0, 1.0, 1.0
             )
 
         monkeypatch.setattr("tm_jax.plan.planning.compile_program", compile_program)

@@ -37,6 +37,8 @@ class Compiled:
     """What the training keeps on the device, by kind."""
     seconds: float
     """Time to trace and compile."""
+    processor: float
+    """Processor time of that, of all cores together: what other work on the machine does not change."""
     host: float
     """The compiling process's greatest memory."""
     error: str = ""
@@ -144,13 +146,14 @@ def _compile(request: dict) -> Compiled:
         inputs=program.inputs,
         resident=resident,
         seconds=time.monotonic() - began,
+        processor=time.process_time(),
         host=1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
 
 
 def _failed(program: str, reason: str, seconds: float) -> Compiled:
     shown = " ".join(reason.split())[:300]
-    return Compiled(program, False, 0.0, 0.0, 0.0, {}, seconds, 0.0, shown)
+    return Compiled(program, False, 0.0, 0.0, 0.0, {}, seconds, 0.0, 0.0, shown)
 
 
 def main() -> int:

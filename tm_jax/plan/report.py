@@ -119,11 +119,21 @@ def _memory(plan: Plan) -> list[str]:
             f"{one.peak / GB:.1f}",
             _verdict(one, plan.limit),
             f"{one.seconds:.0f} s",
+            f"{one.processor:.0f} s",
             f"{one.host / GB:.1f}",
         ]
         for name, one in plan.memory.items()
     ]
-    head = ["program", "inputs", "temporary", "peak", f"of {plan.limit / GB:.1f}", "compiled in", "host GB"]
+    head = [
+        "program",
+        "inputs",
+        "temporary",
+        "peak",
+        f"of {plan.limit / GB:.1f}",
+        "compiled in",
+        "processor",
+        "host GB",
+    ]
     return [
         f"HBM of a device in GB; always there: {kept} = {sum(known.values()) / GB:.1f}",
         *_columns(head, rows),
