@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.training.tiny import CONFIG, videos
+from tm_jax.data.encoded_videos import EncodedConfig
 from tm_jax.data.latent_clips import ClipConfig
 from tm_jax.data.prepare.shards import to_bytes, write_records
 from tm_jax.errors import InputError
@@ -68,7 +69,15 @@ def test_clips_of_other_encoders_are_refused(folder):
         experiment(folder, prepared=folder / "nothing").build().dataset()
 
 
-def test_missing_and_damaged_shards_are_counted_up_to_a_share(folder):
+def test_clips_of_another_size_are_refused(folder):
+    about = folder / "prepare.json"
+    facts = json.loads(about.read_text())["facts"] | {"size": [16, 32], "spatial_stride": 8}
+    about.write_text(json.dumps({"facts": facts}))
+    with pytest.raises(InputError, match=r"are of 2×4 latents and training is set to 2×2: .*--size 16 16"):
+        experiment(folder, videos=EncodedConfig(size=16)).build().dataset()
+
+
+def test_missing_and_damaged_shards_are_counted_up_to_a_share(folder, capsys):
     """Ten more shards like the first: one is lost, one cut off, and a record of a third is damaged."""
     report, shard = (
         folder / "reports" / "00000-of-00001.json",
@@ -85,5 +94,6 @@ def test_missing_and_damaged_shards_are_counted_up_to_a_share(folder):
     (folder / "shards" / "00005-of-00010.array_record").write_bytes(content[: len(content) // 2])
     lenient = experiment(folder, loop=LoopConfig("t", run_dir=folder / "run", skip=0.2))
     assert len(lenient.build().dataset()) == 16
+    assert "4 of the 20 elements" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"4 of the 20 elements .* more than the 1\.0% of --loop\.skip"):
         experiment(folder).build().dataset()

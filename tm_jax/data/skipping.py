@@ -1,5 +1,9 @@
-"""Elements that cannot be read are left out: another takes their place, and too many of them end the run."""
+"""Elements that cannot be read are left out: another takes their place, and too many of them end the run.
 
+How many there are is said on standard error, each time that one more is found.
+"""
+
+import sys
 import threading
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,7 +34,9 @@ class Skipping:
         self._source, self._share, self._missing = source, share, missing
         self._bad: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._check("")
+        if missing:
+            self._check("")
+            self._tell("in shards that are missing or cut off")
 
     def __len__(self) -> int:
         return len(self._source)
@@ -46,6 +52,7 @@ class Skipping:
                 with self._lock:
                     self._bad[at] = str(error).strip().split("\n")[0][:160] or type(error).__name__
                 self._check(f"; element {at}: {self._bad[at]}")
+                self._tell(f"the last one is element {at} ({self._bad[at]}), whose neighbour takes its place")
         raise InputError(f"No element of {self._source!r} can be read: prepare the data again.")
 
     @property
@@ -61,6 +68,11 @@ class Skipping:
                 f"than the {self._share:.1%} of --loop.skip{detail}: copy or prepare the data again, "
                 "or raise --loop.skip."
             )
+
+    def _tell(self, where: str) -> None:
+        whole = len(self._source) + self._missing
+        told = f"{self.skipped} of the {whole} elements of {self._source!r} cannot be read: {where}"
+        print(f"\n{told}", file=sys.stderr, flush=True)
 
     def __repr__(self) -> str:
         return f"Skipping({self._source!r})"

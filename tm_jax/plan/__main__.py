@@ -39,7 +39,11 @@ def arguments() -> Parser:
     parser.add_argument(
         "--clips", type=int, default=1, help="clips on a device at a time; the batch is the preset's"
     )
-    parser.add_argument("--programs", help="which programs to compile, with commas; all if not given")
+    parser.add_argument(
+        "--programs",
+        help="which programs to compile, with commas; all if not given, "
+        "with --search and --smallest those that take the most memory",
+    )
     parser.add_argument("--no-compile", action="store_true", help="sizes and rates alone, in seconds")
     parser.add_argument(
         "--search", action="store_true", help="try meshes, remat and parts; compile the best that may fit"
@@ -107,17 +111,18 @@ def _plans(options: argparse.Namespace, chosen: dict[str, Any]) -> list[Any]:
         if not hasattr(experiment, "videos") or not hasattr(experiment.model, "heads"):
             raise InputError(f"{name} is no training of a transformer: plan teachers and students.")
     mesh, progress = mesh_config(options.mesh) if options.mesh else None, Progress()
+    only = options.programs.split(",") if options.programs else None
     if options.smallest:
-        plans = search.smallest(chosen, options.smallest, best=options.best, said=progress)
+        plans = search.smallest(chosen, options.smallest, best=options.best, only=only, said=progress)
     elif options.search:
-        plans = search.search(chosen, topology(options.topology), best=options.best, said=progress)
+        where = topology(options.topology)
+        plans = search.search(chosen, where, best=options.best, only=only, said=progress)
     else:
-        where, only = topology(options.topology), options.programs and options.programs.split(",")
-        plans = []
+        where, plans = topology(options.topology), []
         for name, experiment in chosen.items():
             plan = planning.plan(
                 name, experiment, where, mesh, clips=options.clips,
-                only=only or None, compiled=not options.no_compile, said=progress,
+                only=only, compiled=not options.no_compile, said=progress,
             )  # fmt: skip
             print(report.table(plan), end="\n\n", flush=True)
             plans.append(plan)

@@ -89,8 +89,15 @@ def candidates(experiment: Any, where: Topology, batch: int) -> Iterator[Candida
         yield Candidate(changed, mesh, where, batch, estimate(placed, where), cost)
 
 
-def search(chosen: dict[str, Any], where: Topology, *, best: int, said: Said) -> list[Plan]:
-    """The best ways to train each preset on a topology, the fastest that fits first."""
+def search(
+    chosen: dict[str, Any], where: Topology, *, best: int, only: list[str] | None = None, said: Said
+) -> list[Plan]:
+    """The best ways to train each preset on a topology, the fastest that fits first.
+
+    Args:
+      best: candidates that are compiled.
+      only: names of the programs that decide; those that take the most memory if not given.
+    """
     found = []
     for name, experiment in chosen.items():
         ranked = sorted(
@@ -98,7 +105,7 @@ def search(chosen: dict[str, Any], where: Topology, *, best: int, said: Said) ->
         )
         likely = [one for one in ranked if one.memory <= where.chip.hbm]
         said(f"{name}: {len(ranked)} ways on {where.name}, {len(likely)} may fit; compiling the best {best}")
-        plans = [_compiled(name, one, said) for one in (likely or ranked)[:best]]
+        plans = [_compiled(name, one, only, said) for one in (likely or ranked)[:best]]
         print(overview(plans), end="\n\n", flush=True)
         fitting = [one for one in plans if one.fits]
         found += sorted(fitting or plans, key=lambda one: one.hours.chips)[:1]
@@ -106,20 +113,26 @@ def search(chosen: dict[str, Any], where: Topology, *, best: int, said: Said) ->
     return found
 
 
-def smallest(chosen: dict[str, Any], kind: str, *, best: int, said: Said) -> list[Plan]:
+def smallest(
+    chosen: dict[str, Any], kind: str, *, best: int, only: list[str] | None = None, said: Said
+) -> list[Plan]:
     """For each preset, the plan on the smallest slice of a kind of chip on which it fits at all.
 
     There a device has one clip at a time and a batch is made in one part: it may be less than the preset's.
+
+    Args:
+      best: candidates that are compiled for each slice.
+      only: names of the programs that decide; those that take the most memory if not given.
 
     Raises:
       InputError: there are no slices of such a kind.
     """
     if kind not in SLICES:
         raise InputError(f"--smallest {kind}: it takes one of {', '.join(SLICES)}.")
-    return [_smallest(name, experiment, kind, best, said) for name, experiment in chosen.items()]
+    return [_smallest(name, experiment, kind, best, only, said) for name, experiment in chosen.items()]
 
 
-def _smallest(name: str, experiment: Any, kind: str, best: int, said: Said) -> Plan:
+def _smallest(name: str, experiment: Any, kind: str, best: int, only: list[str] | None, said: Said) -> Plan:
     last: Plan | None = None
     least = dataclasses.replace(experiment, loop=dataclasses.replace(experiment.loop, batch_size=1))
     for size in SLICES[kind]:
@@ -127,7 +140,7 @@ def _smallest(name: str, experiment: Any, kind: str, best: int, said: Said) -> P
         ranked = sorted(candidates(least, where, experiment.loop.batch_size), key=lambda one: one.memory)
         # The estimate is rough: only what is far beyond the memory is not tried.
         for one in [one for one in ranked if one.memory <= 1.3 * where.chip.hbm][:best]:
-            last = _compiled(name, one, said)
+            last = _compiled(name, one, only, said)
             print(overview([last]).splitlines()[1], flush=True)
             if last.fits:
                 print(table(last), end="\n\n", flush=True)
@@ -139,8 +152,8 @@ def _smallest(name: str, experiment: Any, kind: str, best: int, said: Said) -> P
     return last
 
 
-def _compiled(name: str, one: Candidate, said: Said) -> Plan:
-    programs = decisive(rooflines(placed_on(one.experiment, one.where, one.mesh), one.where))
+def _compiled(name: str, one: Candidate, only: list[str] | None, said: Said) -> Plan:
+    programs = only or decisive(rooflines(placed_on(one.experiment, one.where, one.mesh), one.where))
     return plan(
         name, one.experiment, one.where, one.mesh, only=programs, stop=True, batch=one.batch, said=said
     )

@@ -13,6 +13,7 @@ from tm_jax.data.encoded_videos import EncodedConfig, check_condition, encoded_v
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
 from tm_jax.data.prepare.shards import PreparedVideos
 from tm_jax.data.skipping import Skipping
+from tm_jax.errors import InputError
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.sources import load_any
@@ -75,6 +76,13 @@ def _prepared(config: ClipExperiment, split: Literal["train", "heldout"]) -> Pre
         image_width=model.image_width,
         text_width=model.text_width,
     )
+    grid, wanted, edge = videos.grid, config.videos.grid, config.videos.size
+    if grid not in (None, wanted):
+        raise InputError(
+            f"The clips in {config.prepared} are of {grid[0]}×{grid[1]} latents and training is set to "
+            f"{wanted[0]}×{wanted[1]}: prepare them with --size {edge} {edge}, or give --videos.size the "
+            "edge of the clips, which must be square."
+        )
     return videos
 
 

@@ -218,6 +218,12 @@ class PreparedVideos:
     def __repr__(self) -> str:
         return f"PreparedVideos({str(self.folder)!r}, split={self.split!r}, clips={len(self)})"
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of a latent frame; None where the clips do not say."""
+        size, stride = self.facts.get("size"), self.facts.get("spatial_stride")
+        return None if size is None or stride is None else (size[0] // stride, size[1] // stride)
+
     def check(self, **sizes: int) -> None:
         """Compare the clips with what a model reads.
 
