@@ -38,6 +38,7 @@ def test_sizes_and_rates_alone(capsys, tmp_path):
         (["wan14b_teacher", "--topology", "v5p:4x4x4", "--mesh", "fsdp=5"], "does not fill 64 devices"),
         (["tiny_vae", "--topology", "v5p:4x4x4"], "tiny_vae is no training of a transformer"),
         (["wan14b_teacher", "--topology", "v5p:4x4x4", "--programs", "gap"], "no program called gap"),
+        (["wan14b_teacher", "--topology", "v5p:4x4x4", "--programs", "chunk"], "no program called chunk"),
         (["wan14b_teacher", "--smallest", "v7"], "it takes one of v4"),
         (["wan14b_teacher", "--topology", "v5p:4x4x4", "--clips", "0"], "at least one clip"),
     ],
@@ -92,6 +93,13 @@ def test_the_smallest_slice_is_the_first_that_fits(compiler, capsys):
     # 2,000 GB in all: 25 devices of 80 GB.
     assert "everything fits" in out and compiler.asked[-1][0] == "gpu:h100:4x8"
     assert not any(where in ("gpu:h100:1x1", "gpu:h100:1x2") for where, _ in compiler.asked)
+
+
+def test_named_programs_alone_are_compiled(compiler, capsys):
+    compiler(lambda experiment, program: 50e9)
+    assert run(capsys, "wan14b_student", "--topology", "v5p:4x4x4", "--programs", "critic,chunk")[0] == 0
+    assert run(capsys, "wan14b_student", "--smallest", "v5p", "--programs", "student_long")[0] == 0
+    assert [program for _, program in compiler.asked] == ["critic", "chunk", "student_long"]
 
 
 def test_a_search_compiles_the_fastest_that_may_fit(compiler, capsys):

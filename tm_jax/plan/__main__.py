@@ -102,6 +102,7 @@ def _plans(options: argparse.Namespace, chosen: dict[str, Any]) -> list[Any]:
     from tm_jax.plan import planning, report, search
     from tm_jax.plan.hardware import topology
     from tm_jax.plan.recipe import mesh_config
+    from tm_jax.plan.streaming import STREAMED
 
     if (options.topology is None) == (options.smallest is None):
         raise InputError("give either --topology or --smallest; --help explains both")
@@ -120,15 +121,19 @@ def _plans(options: argparse.Namespace, chosen: dict[str, Any]) -> list[Any]:
     else:
         where, plans = topology(options.topology), []
         for name, experiment in chosen.items():
-            plan = planning.plan(
-                name, experiment, where, mesh, clips=options.clips,
-                only=only, compiled=not options.no_compile, said=progress,
-            )  # fmt: skip
-            print(report.table(plan), end="\n\n", flush=True)
-            plans.append(plan)
-            if hasattr(experiment, "rollout") and not only:
+            streams = STREAMED if hasattr(experiment, "rollout") else ()
+            streamed = [program for program in only or streams if program in streams]
+            trained = [program for program in only or () if program not in streams]
+            if only is None or trained:
+                plan = planning.plan(
+                    name, experiment, where, mesh, clips=options.clips,
+                    only=trained or None, compiled=not options.no_compile, said=progress,
+                )  # fmt: skip
+                print(report.table(plan), end="\n\n", flush=True)
+                plans.append(plan)
+            if streamed:
                 stream = planning.plan_stream(
-                    name, experiment, where, compiled=not options.no_compile, said=progress
+                    name, experiment, where, only=streamed, compiled=not options.no_compile, said=progress
                 )
                 print(report.table(stream), end="\n\n", flush=True)
                 plans.append(stream)

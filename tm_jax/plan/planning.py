@@ -70,10 +70,15 @@ def plan_stream(
     experiment: Any,
     kind: Topology,
     *,
+    only: Sequence[str] | None = None,
     compiled: bool = True,
     said: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """Plans the streaming of a preset's student on the fewest devices of a topology's kind."""
+    """Plans the streaming of a preset's student on the fewest devices of a topology's kind.
+
+    Args:
+      only: names of the programs to compile; both if not given.
+    """
     where, mesh = where_streamed(experiment, kind)
     loop = dataclasses.replace(experiment.loop, mesh=mesh, batch_size=1, accumulate=1)
     placed, sizes = dataclasses.replace(experiment, loop=loop), sizes_on(mesh, where)
@@ -81,6 +86,8 @@ def plan_stream(
     memory = {}
     if compiled:
         check_installed(where)
-        memory = {program: compile_program(placed, where.name, program, said=said) for program in times}
+        memory = {
+            program: compile_program(placed, where.name, program, said=said) for program in only or times
+        }
     fps = frames_a_second(placed, times)
     return make_plan(f"{name}, streaming", placed, where, sizes, memory, times, fps=fps)

@@ -28,7 +28,7 @@ from tm_jax.types import Conditioning
 VAE_KERNELS = 0.34
 """Share of the peak that the decoder's convolutions reach: 26.6 TFLOP in 80 ms on one H100."""
 
-CHUNK, DECODE = "chunk", "decode"
+CHUNK, DECODE = STREAMED = "chunk", "decode"
 
 
 def held_bytes(model: DiTConfig, chunk: int, grid: tuple[int, int], steps: int) -> float:
