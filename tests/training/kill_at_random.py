@@ -4,7 +4,8 @@
 
 Every kill takes both processes, or one: then the other must end by itself and name it.  Checkpoints are
 written after every step, and every second kill waits for a save to begin.  At the end the weights must equal
-those of a run that nobody disturbed, bit for bit, and the log must hold every step once.
+those of a run that nobody disturbed, bit for bit, and the log must hold every step once.  A disturbed run
+that is in FOLDER already is gone on with.
 """
 
 import argparse
@@ -95,7 +96,6 @@ def main() -> int:
             "the undisturbed run failed"
         )
     print(f"undisturbed: {given.steps} steps", flush=True)
-    shutil.rmtree(run, ignore_errors=True)
     kills = 0
     while True:
         attempt += 1

@@ -243,19 +243,19 @@ def watched(folder: Path, config: ClusterConfig) -> Iterator[SignsOfLife]:
         processes=jax.process_count(),
         session=session,
     )
-    aborts = _explaining_aborts(life) if life.processes > 1 else contextlib.nullcontext()
-    try:
-        with aborts:
+    # An abort may come while a failed collective is being explained, too.
+    with _explaining_aborts(life) if life.processes > 1 else contextlib.nullcontext():
+        try:
             yield life
-    except jax.errors.JaxRuntimeError as error:
-        if life.processes == 1:
+        except jax.errors.JaxRuntimeError as error:
+            if life.processes == 1:
+                raise
+            end_process(life.explain(error))
+        except SystemExit:
+            life.close()
             raise
-        end_process(life.explain(error))
-    except SystemExit:
-        life.close()
-        raise
-    except BaseException as error:
-        life.close(str(error) or type(error).__name__)
-        raise
-    else:
-        life.close()
+        except BaseException as error:
+            life.close(str(error) or type(error).__name__)
+            raise
+        else:
+            life.close()
