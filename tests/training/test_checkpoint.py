@@ -1,6 +1,8 @@
 """Checkpoints: what comes back, what survives donation, and what a damaged one says."""
 
 import dataclasses
+import subprocess
+import sys
 
 import flax.struct
 import jax
@@ -137,3 +139,35 @@ def test_another_config_run_or_format_is_one_sentence(placed, tmp_path, monkeypa
         assert "\n" not in str(error.value)
         fresh.close()
     assert kept(tmp_path) == ["1"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import jax
+from tests.training.test_checkpoint import open_checkpoints
+from tm_jax.errors import InputError
+
+checkpoints = open_checkpoints(Path(sys.argv[1]))
+state = {f"p{index}": jax.random.normal(jax.random.key(index), (100, 100)) for index in range(60)}
+checkpoints.save(1, state, {}, {})
+checkpoints.close()
+checkpoints = open_checkpoints(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    checkpoints.save(2, {name: leaf + 0.1 for name, leaf in state.items()}, {}, {})
+    checkpoints.close()
+except InputError as error:
+    print(error)
+"""
+
+
+def test_many_files_that_cannot_be_written_are_one_sentence_and_the_last_good_checkpoint_stays(tmp_path):
+    made = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "run" / "checkpoints")], capture_output=True, text=True
+    )
+    assert made.stdout.startswith("A checkpoint of run could not be written (")
+    assert made.stdout.endswith(
+        "the last good checkpoint is step 1: make room, then start the same command again.\n"
+    )
+    assert "Traceback" not in made.stderr and kept(tmp_path / "run" / "checkpoints") == ["1"]

@@ -14,7 +14,7 @@ from tm_jax.errors import InputError
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A file's name as one line of text: what is not UTF-8, and line breaks and the like, become ``\\xe9``."""
+    """A file's name as one line of text: what is not UTF-8, line breaks and the like become ``\\xe9``."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(f"\\x{ord(mark):02x}" if unicodedata.category(mark) == "Cc" else mark for mark in text)
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,18 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("absl").addFilter(_not_orbax)
+_told = sys.unraisablehook
+
+
+def _not_tensorstore(unraisable: Any) -> None:
+    """Once one file of a checkpoint could not be written, TensorStore tells of every other one that it finds
+    the loop closed to which it would report; what could not be written is told here, in one sentence."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        _told(unraisable)
+
+
+sys.unraisablehook = _not_tensorstore
 
 
 class Damaged(InputError):
