@@ -4,7 +4,8 @@
     python -m tm_jax.bench soak --backend torch --weights out/export         # PyTorch, where no JAX need be
 
 At every tenth of the stream: what the process holds, its threads, and the median time of a chunk.  The bound
-is on memory and threads; times on a machine with other work to do say what else it did.
+is on memory and threads in the second half of the stream, when pools and caches of the libraries have their
+size; times on a machine with other work to do say what else it did.
 """
 
 import dataclasses
@@ -25,8 +26,8 @@ from tm_jax.serve.engines import load
 from tm_jax.streaming.statistics import resident_bytes
 
 ASSETS = Path(__file__).parent.parent / "assets"
-GROWTH = 1.02
-"""What memory at the end may be of what it was at the end of the first tenth."""
+GROWTH = 1.01
+"""What memory at the end may be of what it was in the middle."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Report:
 
     @property
     def growth(self) -> float:
-        """Memory at the end over memory at the end of the first tenth."""
-        return self.tenths[-1].mebibytes / self.tenths[0].mebibytes
+        """Memory at the end over memory in the middle."""
+        return self.tenths[-1].mebibytes / self.tenths[len(self.tenths) // 2 - 1].mebibytes
 
     @property
     def drift(self) -> float:
@@ -85,7 +86,8 @@ class Report:
     @property
     def within_bound(self) -> bool:
         """Whether neither memory nor threads grew."""
-        return self.growth <= GROWTH and self.tenths[-1].threads <= self.tenths[0].threads
+        threads = [one.threads for one in self.tenths[len(self.tenths) // 2 - 1 :]]
+        return self.growth <= GROWTH and threads[-1] <= threads[0]
 
     def __str__(self) -> str:
         rows = [
@@ -99,7 +101,7 @@ class Report:
                 "| chunks | MiB | threads | ms a chunk |",
                 "|---|---|---|---|",
                 *rows,
-                f"memory × {self.growth:.3f}, {verdict}; time of a chunk × {self.drift:.2f}",
+                f"memory in the second half × {self.growth:.3f}, {verdict}; time of a chunk × {self.drift:.2f}",
             ]
         )
 

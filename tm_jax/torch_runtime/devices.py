@@ -70,7 +70,7 @@ def working_bytes(config: ExportConfig, dtype: Dtype) -> tuple[int, int]:
 
 
 def check_memory(config: ExportConfig, dtype: Dtype, dit: torch.device, vae: torch.device) -> None:
-    """Refuse to load what a GPU has no room for.
+    """Refuse to load what a device has no room for.
 
     Raises:
       InputError: needed and free memory of the device that is too small.
@@ -80,15 +80,29 @@ def check_memory(config: ExportConfig, dtype: Dtype, dit: torch.device, vae: tor
     needed = {dit: weights + stream + of_student}
     needed[vae] = needed.get(vae, 0) + of_vae
     for where, count in needed.items():
-        if where.type != "cuda":
-            continue
-        free, _ = torch.cuda.mem_get_info(where)
-        if count + RESERVE > free:
+        free = free_bytes(where)
+        count += RESERVE if where.type == "cuda" else 0
+        if count > free:
+            name = f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else str(where)
             raise InputError(
-                f"{where} ({torch.cuda.get_device_name(where)}) has {free / 1e9:.1f} GB free, the model "
-                f"needs {(count + RESERVE) / 1e9:.1f} GB there in {dtype}: free it, give the VAE a device of "
-                "its own by --vae-device, or a smaller --dtype."
+                f"{name} has {free / 1e9:.1f} GB free, the model needs {count / 1e9:.1f} GB there in "
+                f"{dtype}: free it, give the VAE a device of its own by --vae-device, or a smaller --dtype."
             )
+
+
+def free_bytes(where: torch.device) -> float | int:
+    """Memory of a device that nobody has."""
+    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else host_free_bytes()
+
+
+def host_free_bytes() -> float | int:
+    """Memory of this machine that programs can still have; endless where the system doesn't tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return math.inf
 
 
 def _grid(config: ExportConfig) -> tuple[int, int]:
