@@ -76,7 +76,7 @@ def test_a_closed_session_leaves_no_thread_and_its_state_to_the_next(engine):
     assert len(engine.backend.dit._streams._free) <= 3
 
 
-def test_a_thousand_chunks_take_no_more_memory_than_ten(engine):
+def test_what_a_stream_holds_stays_where_it_is_for_a_minute_of_chunks(engine):
     state = engine.backend.begin(engine.backend.reference(PICTURE))
     held = sum(cache.nbytes for cache in state.stream.content.caches)
     addresses = [cache.keys.data_ptr() for cache in state.stream.content.caches]

@@ -101,7 +101,7 @@ class Report:
                 "| chunks | MiB | threads | ms a chunk |",
                 "|---|---|---|---|",
                 *rows,
-                f"memory in the second half × {self.growth:.3f}, {verdict}; time of a chunk × {self.drift:.2f}",
+                f"memory in the second half × {self.growth:.3f}, {verdict}; time × {self.drift:.2f}",
             ]
         )
 
