@@ -39,6 +39,8 @@ class Arguments:
     """Chunks that are measured, after three that are not."""
     study: bool = False
     """Chunk 3 and 7, steps 1, 2 and 4, bf16 and FP8, DiT and VAE together and, with two devices, apart."""
+    decode: bool = True
+    """Measure the VAE too; without it, what the DiT reaches where the VAE has a device of its own."""
     live: bool = True
     """Measure what live sound waits for too: the first frame and speech after silence, in real time."""
     out: Path = Path("out/serving")
@@ -61,7 +63,9 @@ def run(arguments: Arguments) -> str:
         backend = prepare(arguments, dtype, apart)
         for chunk, steps in _rollouts(arguments, backend):
             try:
-                figure = measure(backend, chunk, steps, arguments.chunks, arguments.live)
+                figure = measure(
+                    backend, chunk, steps, arguments.chunks, live=arguments.live, decode=arguments.decode
+                )
             except OutOfMemory as error:
                 if not arguments.study:
                     raise InputError(f"Chunks of {chunk} in {steps} steps do not fit: {error}.") from None

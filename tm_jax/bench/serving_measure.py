@@ -105,6 +105,22 @@ class _Copies:
         self.seconds.append(latents.copy_seconds())
 
 
+class WithoutVae:
+    """A backend that gives blank frames, as if decoding were another device's work and free of cost here."""
+
+    def __init__(self, backend: TorchBackend):
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def decode(self, latents, state, *, first):
+        """As many frames as the latents are worth."""
+        for index in range(len(latents.tensor)):
+            count = 1 if first and index == 0 else self._backend.config.vae.temporal_stride
+            yield np.zeros((count, *self._backend.size, 3), np.uint8), state
+
+
 def prepare(arguments: Arguments, dtype: str, apart: bool) -> TorchBackend:
     """The backend that the arguments ask for, alone in memory."""
     gc.collect()
@@ -124,15 +140,22 @@ def prepare(arguments: Arguments, dtype: str, apart: bool) -> TorchBackend:
     )
 
 
-def measure(backend: TorchBackend, chunk: int, steps: int, chunks: int, live: bool) -> Figures:
+def measure(
+    backend: TorchBackend, chunk: int, steps: int, chunks: int, *, live: bool, decode: bool
+) -> Figures:
     """All figures of one rollout.
+
+    Args:
+      chunks: that are measured.
+      live: with the delays that only live sound has.
+      decode: with the VAE.
 
     Raises:
       OutOfMemory: a device has no room for it.
     """
     rollout = dataclasses.replace(backend.rollout, chunk=chunk, steps=steps)
     backend = backend.with_rollout(rollout)
-    copies = _Copies(backend)
+    copies = _Copies(backend if decode else WithoutVae(backend))
     engine = StreamEngine(copies)
     picture = np.random.default_rng(0).integers(0, 256, (*backend.size, 3)).astype(np.uint8)
     sound = speech()
@@ -153,21 +176,21 @@ def measure(backend: TorchBackend, chunk: int, steps: int, chunks: int, live: bo
     interval = float(np.mean(intervals))
     model, grid = backend.config.student, backend.latent_shape[:2]
     of_dit = steps * chunk_flops(model, chunk=chunk, height=grid[0], width=grid[1]).forward
-    of_vae = vae_decode_flops(backend.config.vae, latents=chunk, height=grid[0], width=grid[1])
+    of_vae = vae_decode_flops(backend.config.vae, latents=chunk, height=grid[0], width=grid[1]) * decode
     rate = (of_dit + of_vae) / interval
     return Figures(
         dtype=backend.dit.dtype,
         chunk=chunk,
         steps=steps,
         dit_device=str(backend.dit.device),
-        vae_device=str(backend.vae.device),
+        vae_device=str(backend.vae.device) if decode else "left out",
         size=backend.size,
         threads=torch.get_num_threads(),
         chunks=len(measured),
         dit_ms=1e3 * dit,
         copy_ms=1e3 * float(np.median(copies.seconds or [0.0])),
         vae_ms=1e3 * vae,
-        overlap=float(np.clip((dit + vae - interval) / min(dit, vae), 0, 1)),
+        overlap=float(np.clip((dit + vae - interval) / max(min(dit, vae), 1e-9), 0, 1)),
         interval_ms=tuple(1e3 * float(np.percentile(intervals, p)) for p in (50, 95, 99)),
         fps=frames / interval,
         real_time=frames / interval / FRAMES_PER_SECOND,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tm_jax.bench.serving_measure import UNMEASURED, speech, sustained
+from tm_jax.bench.serving_measure import UNMEASURED, WithoutVae, speech, sustained
 from tm_jax.errors import InputError
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.torch_runtime.backend import Latents, TorchBackend
@@ -82,16 +82,14 @@ class Report:
 
 
 class Pinned:
-    """A backend whose stages have a core each; either may be left out.
+    """A backend whose stages have a core each.
 
     Args:
       denoises: False gives the first chunk's latents again and again.
-      decodes: False gives blank frames.
     """
 
-    def __init__(self, backend: TorchBackend, cores: tuple[int, int], *, denoises=True, decodes=True):
-        self._backend, self._cores = backend, cores
-        self._denoises, self._decodes = denoises, decodes
+    def __init__(self, backend: TorchBackend | WithoutVae, cores: tuple[int, int], *, denoises=True):
+        self._backend, self._cores, self._denoises = backend, cores, denoises
         self._made: Latents | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -109,14 +107,9 @@ class Pinned:
         return self._made, state
 
     def decode(self, latents, state, *, first):
-        """The backend's, or blank frames; the VAE's thread calls it, and its helper inherits the core."""
+        """The backend's; what calls it is the VAE's thread, whose helper inherits its core."""
         os.sched_setaffinity(0, {self._cores[1]})
-        if self._decodes:
-            yield from self._backend.decode(latents, state, first=first)
-            return
-        for index in range(len(latents.tensor)):
-            count = 1 if first and index == 0 else self._backend.config.vae.temporal_stride
-            yield np.zeros((count, *self._backend.size, 3), np.uint8), state
+        yield from self._backend.decode(latents, state, first=first)
 
 
 def run(arguments: Arguments) -> Report:
@@ -131,8 +124,9 @@ def run(arguments: Arguments) -> Report:
         backend = load_backend(arguments.folder, dit_device="cpu", vae_device="cpu")
     torch.set_num_threads(1)
     picture = np.random.default_rng(0).integers(0, 256, (*backend.size, 3)).astype(np.uint8)
-    kinds = ({"decodes": False}, {"denoises": False}, {})
-    engines = [StreamEngine(Pinned(backend, (cores[0], cores[1]), **kind)) for kind in kinds]
+    pair = cores[0], cores[1]
+    kinds = [Pinned(WithoutVae(backend), pair), Pinned(backend, pair, denoises=False), Pinned(backend, pair)]
+    engines = list(map(StreamEngine, kinds))
     taken = [[], [], []]
     for engine in engines:
         sustained(engine, picture, speech(), UNMEASURED)
