@@ -1,13 +1,13 @@
 """The two lists of dependencies agree: requirements.txt in full, pyproject.toml by purpose."""
 
+import ast
 import itertools
 import re
+import sys
 import tomllib
-from pathlib import Path
 
+from tests.test_imports import ROOT, WITHOUT_FRAMEWORK, WITHOUT_JAX, imported, sources
 from tm_jax.command import EXTRAS
-
-ROOT = Path(__file__).parent.parent
 
 
 def pins(lines: list[str]) -> set[str]:
@@ -54,9 +54,30 @@ def test_each_engine_is_installed_without_the_other():
     assert {"jax", "flax", "torch", "aiohttp"} <= brought("test")
 
 
+INSTALLED_AS = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "webrtcvad": "webrtcvad-wheels",
+    "livekit": "livekit-agents",
+    "orbax": "orbax-checkpoint",
+}
+"""Distributions whose names are not those of their modules, dashes aside."""
+ASKED_FOR = {"piper", "faster_whisper"}
+"""What a flag asks for by name, and is told to install."""
+
+
+def test_what_a_host_without_jax_imports_is_installed_there():
+    there = {name.replace("-", "_") for name in brought("serving", "live")}
+    for path in sources():
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith((*WITHOUT_FRAMEWORK, *WITHOUT_JAX)):
+            modules = {module.split(".")[0] for module in imported(ast.parse(path.read_text()))}
+            foreign = modules - sys.stdlib_module_names - {"tm_jax"} - ASKED_FOR
+            missing = {one for one in foreign if INSTALLED_AS.get(one, one).replace("-", "_") not in there}
+            assert not missing, (name, missing)
+
+
 def test_the_sentence_about_a_missing_package_names_an_extra_that_brings_it():
-    installed_as = {"orbax": "orbax-checkpoint", "array_record": "array-record"}
-    installed_as |= {"espeakng_loader": "espeakng-loader", "prometheus_client": "prometheus-client"}
     for module, extra in EXTRAS.items():
-        wanted = installed_as.get(module, module)
-        assert {name for name in brought(extra) if name == wanted or name.startswith(f"{wanted}-")}, module
+        there = {name.replace("-", "_") for name in brought(extra)}
+        assert INSTALLED_AS.get(module, module).replace("-", "_") in there, module

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "pytorch": "our VAE and DiT against PyTorch's (diffusers), as a ratio",
     "churn": "calls that are opened and dropped in every way, and what they leave behind",
     "live": "a call from a headless browser: delays, skew, frame rate, stalls",
+    "engines": "a chunk of the same student by JAX's engine and by PyTorch's, in turn",
     "serving": "the PyTorch engine: stages, rates, delays and memory, on an export or on random weights",
     "precisions": "exports of one student in several precisions: lip-sync, identity and drift",
     "soak": "one stream of many chunks with either engine: memory, threads and times at its tenths",
