@@ -93,7 +93,7 @@ class Figures:
 class _Copies:
     """A backend that also notes how long latents take to cross over."""
 
-    def __init__(self, backend: TorchBackend):
+    def __init__(self, backend: "TorchBackend | WithoutVae"):
         self._backend, self.seconds = backend, []
 
     def __getattr__(self, name: str) -> Any:
