@@ -169,7 +169,7 @@ def lip_sync_figures(heard: list[Heard], answers: list[Answer], files: list[np.n
     halves = [slice(None, len(heard) // 2), slice(len(heard) // 2, None)] if len(heard) > 3 else []
     late = [lip_sync(seen[half], truth[which][half], mode[which][half]).offset for half in halves]
     return {
-        "answers heard whole": len(heard),
+        "answers heard whole": float(len(heard)),
         "lip-sync in the browser": sync.correlation.mean,
         "lip-sync of infer.py": float(offline[which].mean()),
         "lip-sync, browser less infer.py": float(np.mean(np.array(sync.per_clip) - offline[which])),
@@ -201,15 +201,15 @@ def call_figures(recording: Recording, opening: np.ndarray, chunk_seconds: float
     most = lambda values: float(np.nanmax(values)) if np.isfinite(values).any() else float("nan")
     return {
         "minutes": float(times[-1] - times[0]) / 60,
-        "turns": len(said),
-        "turns answered": int(np.isfinite(answered[:, 0]).sum()),
-        "turns with wrong states": sum(not right(turn) for turn in said),
+        "turns": float(len(said)),
+        "turns answered": float(np.isfinite(answered[:, 0]).sum()),
+        "turns with wrong states": float(sum(not right(turn) for turn in said)),
         "end of speech to sound, median": middle(answered[:, 0]),
         "end of speech to moving mouth, median": middle(answered[:, 1]),
         "end of speech to moving mouth, worst": most(answered[:, 1]),
         "voice to speech in the picture, chunks, median": middle(np.array(waits)),
         "voice to speech in the picture, chunks, worst": most(np.array(waits)),
-        "interruptions": int(np.isfinite(cut[:, 0]).sum()),
+        "interruptions": float(np.isfinite(cut[:, 0]).sum()),
         "interruption to silence, median": middle(cut[:, 0]),
         "interruption to closed mouth, median": middle(cut[:, 1]),
         "interruption to closed mouth, worst": most(cut[:, 1]),
@@ -217,6 +217,6 @@ def call_figures(recording: Recording, opening: np.ndarray, chunk_seconds: float
         "drift of the skew, frames": FRAMES_PER_SECOND * abs(drift) * float(times[-1] - times[0]),
         "frames a second, p5": float(np.percentile(seconds, 5)) if len(seconds) else float("nan"),
         "frames a second, mean": float((len(times) - 1) / (times[-1] - times[0])),
-        "stalls over 0.5 s": int((gaps > 0.5).sum()),
+        "stalls over 0.5 s": float((gaps > 0.5).sum()),
         "longest gap": float(gaps.max()),
     }
