@@ -124,6 +124,12 @@ class Browser:
             await asyncio.sleep(0.05)
         raise TimeoutError(f"{script} was never true")
 
+    async def press(self, name: str) -> None:
+        """Clicks the element of that name once the page and its scripts are there."""
+        element = f"document.getElementById('{name}')"
+        await self.until(f"document.readyState === 'complete' && Boolean({element})", 60.0)
+        await self.run(f"{element}.click()")
+
     async def screenshot(self, path: Path, *, dark: bool = False) -> None:
         """What the page shows, as a PNG."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]

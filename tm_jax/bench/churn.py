@@ -125,8 +125,7 @@ async def browsers(address: str, count: int, draw: random.Random, microphone: Pa
     """Pages that are reloaded, and tabs that are killed, in the middle of a call."""
     for turn in range(count):
         async with Browser(address, microphone) as browser:
-            await browser.until("Boolean(document.getElementById('call'))", 60.0)
-            await browser.run("document.getElementById('call').click()")
+            await browser.press("call")
             await asyncio.sleep(draw.uniform(0.5, 4.0))
             if turn % 2:
                 await browser.run("location.reload()")

@@ -135,8 +135,7 @@ async def call(arguments: Arguments, folder: Path, sounds: list[Path]) -> tuple[
     settings = Settings(str(arguments.weights), str(arguments.image), answers=tuple(map(str, sounds)))
     memory = []
     async with CallServer(settings) as server, Browser(server.address, folder / "microphone.wav") as browser:
-        await browser.until("Boolean(document.getElementById('call'))")
-        await browser.run("document.getElementById('call').click()")
+        await browser.press("call")
         await browser.until("document.getElementById('video').videoWidth > 0", 60.0)
         recorder = Recorder(browser, folder)
         await recorder.start()

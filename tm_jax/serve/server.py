@@ -64,7 +64,7 @@ class Peer:
     call: Call | None = None
     task: asyncio.Task | None = None
     channel: object = None
-    waiting: list = dataclasses.field(default_factory=list)
+    waiting: collections.deque[str] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=64))
     messages: Rate = dataclasses.field(default_factory=lambda: Rate(limits.MOST_MESSAGES_A_SECOND))
 
 
@@ -283,6 +283,7 @@ class Server:
         except asyncio.CancelledError:
             raise
         except Exception:
+            limits.faults_of_ours().exception("A call ended by a fault.")
             self._tell(peer, {"ended": "The call ended by a fault of the server."})
             await asyncio.sleep(0.5)
         finally:
