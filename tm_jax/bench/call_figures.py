@@ -20,6 +20,9 @@ SOON = 4.0
 """Seconds within which an answer must begin to be one."""
 SETTLING = 10.0
 """Seconds until the browser has enough of the sender's reports to relate the two clocks."""
+SHIFTS = np.arange(-0.04, 0.0401, 0.01)
+"""Seconds by which the picture may be behind its sound, a frame at most: one for the whole call, since the
+browser hands sound to a script with a latency of its own."""
 ORDER = ("thinking", "speaking", "listening")
 
 
@@ -43,8 +46,8 @@ class Heard:
     """Of the answers."""
     start: float
     """When its first sample was heard."""
-    opening: np.ndarray
-    """Of the mouth that was shown, at 25 frames a second from then on."""
+    shown: np.ndarray
+    """Openings of the mouth that was shown: a row for each of ``SHIFTS``, 25 frames a second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +128,9 @@ def whole_answers(recording: Recording, opening: np.ndarray, answers: list[Answe
             start, likeness = _place(recording.heard, answer.samples, begin)
             if likeness > 0.8:
                 middles = start + (np.arange(len(answer.opening)) + 0.5) / FRAMES_PER_SECOND
-                shown = np.searchsorted(recording.frame_times, middles, side="right") - 1
-                if shown[0] >= 0 and middles[-1] < recording.frame_times[-1]:
+                at = middles + SHIFTS[:, None]
+                shown = np.searchsorted(recording.frame_times, at, side="right") - 1
+                if shown.min() >= 0 and at.max() < recording.frame_times[-1]:
                     found.append(Heard(which, start, opening[shown]))
     return found
 
@@ -151,6 +155,19 @@ def _loudness(samples: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(frames, dtype=np.float64).mean(1))
 
 
+def best_shift(heard: list[Heard], answers: list[Answer]) -> int:
+    """Which of ``SHIFTS`` fits the whole call best."""
+    values = np.array([[lip_sync_of(one, answers, shift) for shift in range(len(SHIFTS))] for one in heard])
+    return int(values.mean(0).argmax()) if len(values) else len(SHIFTS) // 2
+
+
+def lip_sync_of(one: Heard, answers: list[Answer], shift: int) -> float:
+    """Of one answer, over its speaking frames."""
+    answer = answers[one.which]
+    speaking = answer.mode == 1
+    return pearson(one.shown[shift, speaking], answer.opening[speaking])
+
+
 def lip_sync_figures(heard: list[Heard], answers: list[Answer], files: list[np.ndarray]) -> dict[str, float]:
     """Lip-sync in the browser, and less the lip-sync of the videos that infer.py made of the same sounds.
 
@@ -161,21 +178,25 @@ def lip_sync_figures(heard: list[Heard], answers: list[Answer], files: list[np.n
     stack = lambda rows: np.stack([np.asarray(row)[:count] for row in rows])
     truth, mode = (stack([getattr(answer, name) for answer in answers]) for name in ("opening", "mode"))
     offline = correlations(stack(files), truth, mode)
-    which = [one.which for one in heard]
     if not heard:
-        return {"lip-sync in the browser": float("nan"), "lip-sync of infer.py": float(offline.mean())}
-    seen = stack([one.opening for one in heard])
-    sync = lip_sync(seen, truth[which], mode[which])
-    halves = [slice(None, len(heard) // 2), slice(len(heard) // 2, None)] if len(heard) > 3 else []
-    late = [lip_sync(seen[half], truth[which][half], mode[which][half]).offset for half in halves]
+        missing = "lip-sync in the browser", "lip-sync, browser less infer.py"
+        return {"answers heard whole": 0.0, **dict.fromkeys(missing, float("nan"))}
+    which, best = [one.which for one in heard], best_shift(heard, answers)
+    measured = lambda shift: lip_sync(stack([one.shown[shift] for one in heard]), truth[which], mode[which])
+    sync, still = measured(best), measured(len(SHIFTS) // 2)
+    less = np.array(sync.per_clip) - offline[which]
+    # Where the two halves of the call fit best tells whether sound and picture drift apart.
+    half = len(heard) // 2
+    late = [SHIFTS[best_shift(part, answers)] for part in (heard[:half], heard[half:])]
     return {
         "answers heard whole": float(len(heard)),
-        "lip-sync in the browser": sync.correlation.mean,
         "lip-sync of infer.py": float(offline[which].mean()),
-        "lip-sync, browser less infer.py": float(np.mean(np.array(sync.per_clip) - offline[which])),
-        "lip-sync, worst answer less infer.py": float(np.min(np.array(sync.per_clip) - offline[which])),
-        "mouth behind its sound, frames": sync.offset,
-        "the same, second half less first": late[1] - late[0] if late else float("nan"),
+        "lip-sync in the browser": sync.correlation.mean,
+        "lip-sync, browser less infer.py": float(less.mean()),
+        "lip-sync, worst answer less infer.py": float(less.min()),
+        "picture behind its sound, frames": FRAMES_PER_SECOND * float(SHIFTS[best]),
+        "lip-sync in the browser without that shift": still.correlation.mean,
+        "the shift, second half less first, frames": FRAMES_PER_SECOND * float(late[1] - late[0]),
     }
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tm_jax.bench.call_figures import Answer, Heard
+from tm_jax.bench.call_figures import Answer, Heard, best_shift, lip_sync_of
 from tm_jax.bench.call_recording import Recording
 from tm_jax.errors import InputError
-from tm_jax.evaluation.statistics import pearson
 
 DETAIL = 45.0
 """Seconds that are shown in detail."""
@@ -56,11 +55,9 @@ def plot(
     skew.plot(minutes(recording.skew[:, 0]), 25 * recording.skew[:, 1], lw=0.6)
     skew.axhline(0, color="grey", lw=0.5)
     skew.set(title="sound ahead of picture, frames, by the browser's account")
+    shift = best_shift(heard, answers)
     for one in heard:
-        answer = answers[one.which]
-        speaking = answer.mode == 1
-        value = pearson(one.opening[speaking], answer.opening[speaking])
-        sync.plot(minutes(one.start), value, "o", ms=4, color=f"C{one.which}")
+        sync.plot(minutes(one.start), lip_sync_of(one, answers, shift), "o", ms=4, color=f"C{one.which}")
     sync.set(title="lip-sync of each answer", ylim=(0, 1))
     held.plot([m["seconds"] / 60 for m in memory], [m["mebibytes"] for m in memory], "o-", ms=3)
     held.set(title="the server's memory, MiB", xlabel="minutes", ylim=(0, None))

@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from tm_jax.bench.browser import Browser
-from tm_jax.bench.call_figures import Answer, call_figures, lip_sync_figures, whole_answers
+from tm_jax.bench.call_figures import (
+    Answer,
+    best_shift,
+    call_figures,
+    lip_sync_figures,
+    lip_sync_of,
+    whole_answers,
+)
 from tm_jax.bench.call_recording import Recorder, Recording
 from tm_jax.bench.call_server import CallServer, Settings, read_wav, write_wav
 from tm_jax.errors import InputError
@@ -25,10 +32,10 @@ from tm_jax.rates import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SPEECH, TRUTH, IMAGE = ASSETS / "speech.wav", ASSETS / "speech.json", ASSETS / "anime.png"
-ANSWER_FRAMES = 112
-"""Of each answer: the speech's two halves."""
-REST = 3.0
-"""Seconds of silence after an answer."""
+ANSWERS = (slice(8, 84), slice(160, 225))
+"""Frames of the shipped speech's two sentences, from their first sound to their last."""
+PAUSE, SHORT_PAUSE = 7.2, 2.2
+"""Seconds from the end of the user's sentence to the next: after the answer, or in the middle of it."""
 TAKE = 15.0
 """Seconds between two fetches of what the browser recorded."""
 BOUNDS = {
@@ -105,23 +112,21 @@ class Report:
 def conversation(arguments: Arguments, path: Path) -> None:
     """The microphone's sound: a sentence, time for the answer, and so on."""
     sentence = read_wav(SPEECH)[: int(arguments.sentence * SAMPLE_RATE)]
-    answer = ANSWER_FRAMES * SAMPLES_PER_FRAME / SAMPLE_RATE
     parts, length, turn = [np.zeros(4 * SAMPLE_RATE, "<i2")], 4.0, 0
     while length < 60 * arguments.minutes:
         turn += 1
         cut = arguments.interrupt_every and turn % arguments.interrupt_every == 0
-        pause = 2.8 if cut else 1.2 + answer + REST
+        pause = SHORT_PAUSE if cut else PAUSE
         parts += [sentence, np.zeros(int(pause * SAMPLE_RATE), "<i2")]
         length += arguments.sentence + pause
     write_wav(path, np.concatenate(parts))
 
 
 def answers_of(folder: Path) -> tuple[list[Answer], list[Path]]:
-    """The two halves of the shipped speech with the truth of their mouths, and a file of each."""
+    """The two sentences of the shipped speech with the truth of their mouths, and a file of each."""
     sound, truth = read_wav(SPEECH), json.loads(TRUTH.read_text("utf-8"))
     answers, paths = [], []
-    for index in range(2):
-        frames = slice(index * ANSWER_FRAMES, (index + 1) * ANSWER_FRAMES)
+    for index, frames in enumerate(ANSWERS):
         samples = sound[frames.start * SAMPLES_PER_FRAME : frames.stop * SAMPLES_PER_FRAME]
         paths.append(folder / f"answer{index}.wav")
         write_wav(paths[-1], samples)
@@ -171,18 +176,13 @@ def openings(recording: Recording, arguments: Arguments, sounds: list[Path], fol
 
 def by_minute(recording: Recording, heard: list, answers: list[Answer], memory: list[dict]) -> list[dict]:
     """Memory, rate, skew and lip-sync of every whole minute."""
-    from tm_jax.evaluation.statistics import pearson
-
-    begin, rows = recording.frame_times[0], []
+    begin, rows, shift = recording.frame_times[0], [], best_shift(heard, answers)
     inside = lambda times, minute: (times >= begin + 60 * minute) & (times < begin + 60 * (minute + 1))
     for minute in range(int((recording.frame_times[-1] - begin) // 60)):
         times = recording.frame_times[inside(recording.frame_times, minute)]
         skew = recording.skew[inside(recording.skew[:, 0], minute), 1]
-        syncs = []
-        for one in heard:
-            if inside(np.array([one.start]), minute)[0]:
-                speaking = answers[one.which].mode == 1
-                syncs.append(pearson(one.opening[speaking], answers[one.which].opening[speaking]))
+        inside_it = [one for one in heard if inside(np.array([one.start]), minute)[0]]
+        syncs = [lip_sync_of(one, answers, shift) for one in inside_it]
         held = [m["mebibytes"] for m in memory if 60 * minute <= m["seconds"] < 60 * (minute + 1)]
         rows.append(
             {

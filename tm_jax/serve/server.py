@@ -28,7 +28,8 @@ from tm_jax.serve.call import Call
 from tm_jax.serve.limits import Gate, Rate, read_bounded
 from tm_jax.serve.live import LiveSession, Tick
 from tm_jax.serve.metrics import Metrics
-from tm_jax.serve.tracks import Picture, Sound, send
+from tm_jax.serve.reports import steady_reports
+from tm_jax.serve.tracks import AUDIO_CLOCK, VIDEO_CLOCK, Picture, Sound, send
 from tm_jax.serve.voices.protocol import Voice
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.streaming.reference import Reference
@@ -247,8 +248,8 @@ class Server:
             await connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             if not microphone:
                 raise ValueError
-            connection.addTrack(picture)
-            connection.addTrack(sound)
+            steady_reports(connection.addTrack(picture), VIDEO_CLOCK)
+            steady_reports(connection.addTrack(sound), AUDIO_CLOCK)
             for line in connection.getTransceivers():
                 # What the peer would send beside a microphone would be decoded and kept for nobody.
                 line.direction = "sendrecv" if line.kind == "audio" else "sendonly"

@@ -11,11 +11,15 @@ from aiortc.mediastreams import MediaStreamError
 from tm_jax.rates import FRAMES_PER_SECOND, SAMPLE_RATE
 from tm_jax.serve.live import Tick
 
-VIDEO_CLOCK = 90_000
+VIDEO_CLOCK, AUDIO_CLOCK = 90_000, 48_000
+"""Steps a second of the time in packets of VP8 and of Opus."""
 PACKET = SAMPLE_RATE // 50
 """Samples of an Opus packet of 20 ms: two in every tick."""
 MOST_WAITING = 50
 """Packets that wait for a peer that does not take them; older ones are dropped."""
+
+STALE = 0.2
+"""Seconds after which a packet is left out: until the peer is connected, or when the machine stood still."""
 
 
 class _Queued(MediaStreamTrack):
@@ -33,14 +37,17 @@ class _Queued(MediaStreamTrack):
 
     async def recv(self):
         """The next frame, as aiortc asks for it."""
-        if self.readyState != "live":
-            raise MediaStreamError
-        waiting = await self._waiting.get()
-        if waiting is None:
-            raise MediaStreamError
-        frame, due = waiting
-        await asyncio.sleep(due - asyncio.get_running_loop().time())
-        return frame
+        now = asyncio.get_running_loop().time
+        while True:
+            if self.readyState != "live":
+                raise MediaStreamError
+            waiting = await self._waiting.get()
+            if waiting is None:
+                raise MediaStreamError
+            frame, due = waiting
+            if now() - due < STALE or self._waiting.empty():
+                await asyncio.sleep(due - now())
+                return frame
 
     def stop(self) -> None:
         """End the track and wake whoever waits for it."""
@@ -63,8 +70,8 @@ class Sound(_Queued):
 def send(tick: Tick, number: int, picture: Picture, sound: Sound) -> None:
     """Put tick ``number`` on both tracks, with its time.
 
-    Each packet leaves when its own sound begins: the sender's reports tie a packet's time to the moment in
-    which it left, and the browser keeps sound and picture in step by them.
+    Each packet leaves when its own sound begins: by when packets left the browser keeps sound and picture in
+    step (`reports`).
     """
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(tick.frame), format="rgb24").reformat(
         format="yuv420p"
