@@ -2,8 +2,8 @@
 
 A report says at which wall time a moment of the stream was; the browser delays sound or picture until equal
 wall times play together.  aiortc writes down when a packet happened to leave, which on a busy machine is late
-by tens of milliseconds, now of the sound, now of the picture.  A stream's moments lie on a straight line of wall
-time, and packets only ever leave late: the earliest of the last reports tells where the line is.
+by tens of milliseconds, now of the sound, now of the picture.  A stream's moments lie on a straight line of
+wall time, and packets only ever leave late: the earliest of the last reports tells where the line is.
 """
 
 import collections
