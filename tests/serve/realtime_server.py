@@ -3,6 +3,7 @@ against, over a real socket."""
 
 import asyncio
 import base64
+import contextlib
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from aiohttp import WSMsgType, web
 
 from tm_jax.rates import SAMPLE_RATE
 from tm_jax.serve.voices.protocol import Said, Speech, SpeechEnd, Thinking, UserSaid, UserStarted
-from tm_jax.serve.voices.realtime import WIRE_RATE
+from tm_jax.serve.voices.realtime import WIRE_RATE, Realtime, RealtimeConfig
 from tm_jax.serve.voices.resampling import Resampler, to_pcm
 
 KEY = "a-key"
@@ -91,3 +92,37 @@ class RealtimeServer:
                 case SpeechEnd():
                     open_response = False
                     await tell("response.done", response={"id": f"r{number}"})
+
+
+@contextlib.asynccontextmanager
+async def scripted(*conversations):
+    """A `Realtime`, and a server that says the next list of messages each time that it is called, or refuses
+    by a status; after all but the last it hangs up with code 4000."""
+    waiting = list(conversations)
+
+    async def serve(request):
+        messages = waiting.pop(0)
+        if isinstance(messages, int):
+            return web.Response(status=messages)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for message in messages:
+            await socket.send_str(message)
+        if waiting:
+            await socket.close(code=4000)
+        else:
+            async for _ in socket:
+                pass
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    voice = Realtime(RealtimeConfig(f"ws://127.0.0.1:{runner.addresses[0][1]}/"))
+    try:
+        yield voice
+    finally:
+        await voice.close()
+        await runner.cleanup()

@@ -1,16 +1,20 @@
 """The call between a voice and a picture: what the page is told, and that the picture waits for nothing."""
 
 import asyncio
+import base64
+import json
 
 import numpy as np
 import pytest
 
+from tests.serve.realtime_server import scripted
 from tests.streaming.fake import PICTURE, FakeBackend
 from tm_jax.errors import InputError
 from tm_jax.rates import SAMPLE_RATE
 from tm_jax.serve import call as call_module
 from tm_jax.serve.call import Call
 from tm_jax.serve.live import LiveSession
+from tm_jax.serve.voices import realtime
 from tm_jax.serve.voices.protocol import Speech, SpeechEnd, Thinking, UserStarted
 from tm_jax.streaming.engine import StreamEngine
 
@@ -132,5 +136,23 @@ def test_an_answer_that_never_comes_is_told_once(monkeypatch):
             assert [message for message in running.told if "trouble" in message] == [
                 {"trouble": "No answer came within 0 s: say it once more."}
             ]
+
+    asyncio.run(run())
+
+
+def test_a_call_lives_on_when_its_voice_hangs_up_and_refuses(monkeypatch):
+    monkeypatch.setattr(realtime, "_WAITS", (0.05,))
+    answer = base64.b64encode(np.ones(2400, "<i2").tobytes()).decode()
+    begun = {"type": "response.output_audio.delta", "response_id": "r", "item_id": "i", "delta": answer}
+
+    async def run():
+        async with scripted([json.dumps(begun)], 401, [json.dumps(begun)]) as voice:
+            async with Running(voice) as running:
+                troubles = lambda: [message["trouble"] for message in running.told if "trouble" in message]
+                await running.until(lambda: len(troubles()) == 2)
+                assert "hung up" in troubles()[0] and "set TM_JAX_VOICE_KEY" in troubles()[1]
+                heard = lambda: sum(tick.speech for tick in running.ticks) / SAMPLE_RATE
+                await running.until(lambda: heard() > 0.15)
+                assert running.states()[:2] == ["thinking", "speaking"]
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ from openai.types import realtime as realtime_types
 from pydantic import TypeAdapter
 
 from tests.audio.test_voice_activity import voice as speech
-from tests.serve.realtime_server import KEY, RealtimeServer
+from tests.serve.realtime_server import KEY, RealtimeServer, scripted
 from tm_jax.errors import InputError
 from tm_jax.rates import SAMPLE_RATE
 from tm_jax.serve.voices import realtime
@@ -240,40 +240,6 @@ def test_what_is_sent_and_understood_is_of_the_protocol(monkeypatch):
             assert asked.audio.output.format.rate == 24000
 
     asyncio.run(run())
-
-
-@contextlib.asynccontextmanager
-async def scripted(*conversations):
-    """A `Realtime`, and a server that says the next list of messages each time that it is called, or refuses
-    by a status; after all but the last it hangs up with code 4000."""
-    waiting = list(conversations)
-
-    async def serve(request):
-        messages = waiting.pop(0)
-        if isinstance(messages, int):
-            return web.Response(status=messages)
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        for message in messages:
-            await socket.send_str(message)
-        if waiting:
-            await socket.close(code=4000)
-        else:
-            async for _ in socket:
-                pass
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/", serve)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    voice = Realtime(RealtimeConfig(f"ws://127.0.0.1:{runner.addresses[0][1]}/"))
-    try:
-        yield voice
-    finally:
-        await voice.close()
-        await runner.cleanup()
 
 
 @pytest.mark.parametrize(
