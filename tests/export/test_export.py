@@ -184,9 +184,9 @@ def test_a_foreign_or_damaged_export_is_told(small, tmp_path):
 
 
 def test_devices_that_do_not_exist_or_are_too_small_are_told(small, monkeypatch):
-    with pytest.raises(InputError, match=r"--dit-device cuda:7: this machine has cpu"):
+    with pytest.raises(InputError, match=r"--dit-devices cuda:7: this machine has cpu"):
         load_engine(small[1], dit_device="cuda:7")
-    with pytest.raises(InputError, match=r"--vae-device gpu: this machine has cpu"):
+    with pytest.raises(InputError, match=r"--vae-devices gpu: this machine has cpu"):
         load_engine(small[1], dit_device="cpu", vae_device="gpu")
     monkeypatch.setattr(devices, "known_devices", lambda: ["cpu", "cuda:0"])
     monkeypatch.setattr(devices.torch.cuda, "mem_get_info", lambda where: (10**9, 80 * 10**9))

@@ -224,7 +224,7 @@ def test_random_weights_stream_and_the_benchmark_reports(tmp_path, capsys):
     for more, sentence in [
         (["--folder", str(tmp_path)], "Give either an export"),
         (["--chunks", "1"], "--chunks must be at least 3"),
-        (["--dit-device", "cuda:3"], "--dit-device cuda:3: this machine has cpu"),
+        (["--dit-devices", "cuda:3"], "--dit-devices cuda:3: this machine has cpu"),
     ]:
         assert bench(["serving", *flags, *more]) == 2
         assert sentence in capsys.readouterr().err

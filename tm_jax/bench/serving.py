@@ -27,9 +27,9 @@ class Arguments:
     """Random weights of a size instead."""
     dtype: Literal["", "f32", "bf16", "fp8"] = ""
     """Precision of the student (default: the export's; bf16 for wan14b, f32 for tiny)."""
-    dit_device: str = ""
+    dit_devices: str = ""
     """cpu or cuda:N (default: the first GPU, else the CPU)."""
-    vae_device: str = ""
+    vae_devices: str = ""
     """The same for the VAE (default: the DiT's)."""
     chunk: int = 0
     """Latent frames a chunk (default: the export's; 3)."""

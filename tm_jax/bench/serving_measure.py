@@ -127,13 +127,13 @@ def prepare(arguments: Arguments, dtype: str, apart: bool) -> TorchBackend:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     first, second = devices.default_devices()
-    dit = arguments.dit_device or first
-    vae = arguments.vae_device or (second if apart else dit)
+    dit = arguments.dit_devices or first
+    vae = arguments.vae_devices or (second if apart else dit)
     if arguments.folder is not None:
         return load_backend(arguments.folder, dit_device=dit, vae_device=vae, dtype=dtype or None)
     from tm_jax.torch_runtime.random_parts import CONFIGS
 
-    places = devices.device(dit, "--dit-device"), devices.device(vae, "--vae-device")
+    places = devices.device(dit, "--dit-devices"), devices.device(vae, "--vae-devices")
     rollout = CONFIGS[arguments.random].rollout
     return random_backend(
         arguments.random, rollout, dtype or CONFIGS[arguments.random].dtype, places[0], places[1]

@@ -86,7 +86,7 @@ def check_memory(config: ExportConfig, dtype: Dtype, dit: torch.device, vae: tor
             name = f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else str(where)
             raise InputError(
                 f"{name} has {free / 1e9:.1f} GB free, the model needs {count / 1e9:.1f} GB there in "
-                f"{dtype}: free it, give the VAE a device of its own by --vae-device, or a smaller --dtype."
+                f"{dtype}: free it, give the VAE a device of its own by --vae-devices, or a smaller --dtype."
             )
 
 

@@ -81,7 +81,7 @@ def read_config(folder: Path) -> ExportConfig:
       InputError: the folder is no export, or one of another version.
     """
     path = folder / "config.json"
-    remedy = f"make one with python -m tm_jax.export CKPT --to {folder}"
+    remedy = "make one with python -m tm_jax.export CHECKPOINT --to DIR"
     if not path.is_file():
         raise InputError(f"{folder} is no export, for it has no config.json: {remedy}.")
     try:

@@ -38,8 +38,8 @@ def load_backend(
     config = form.read_config(folder)
     first, second = devices.default_devices()
     apart = config.picture_encoder and not dit_device
-    dit = devices.device(dit_device or first, "--dit-device")
-    vae = devices.device(vae_device or (second if apart else dit_device or first), "--vae-device")
+    dit = devices.device(dit_device or first, "--dit-devices")
+    vae = devices.device(vae_device or (second if apart else dit_device or first), "--vae-devices")
     dtype = dtype or config.dtype
     devices.check_memory(config, dtype, dit, vae)
     return TorchBackend(
