@@ -21,8 +21,8 @@ EXTRAS = {
     **dict.fromkeys(("jax", "flax"), "jax"),
     **dict.fromkeys(("torch", "transformers", "matplotlib"), "serving"),
     **dict.fromkeys(("optax", "orbax", "grain", "array_record", "chex", "tensorboardX"), "train"),
-    **dict.fromkeys(("espeakng_loader", "huggingface_hub"), "train"),
-    **dict.fromkeys(("aiohttp", "aiortc", "prometheus_client", "livekit", "scipy"), "live"),
+    **dict.fromkeys(("espeakng_loader", "huggingface_hub", "scipy"), "train"),
+    **dict.fromkeys(("aiohttp", "aiortc", "prometheus_client", "livekit"), "live"),
     "diffusers": "test",
 }
 """What brings the packages that not every command needs: an extra of pyproject.toml."""
