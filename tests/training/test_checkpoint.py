@@ -171,3 +171,15 @@ def test_many_files_that_cannot_be_written_are_one_sentence_and_the_last_good_ch
         "the last good checkpoint is step 1: make room, then start the same command again.\n"
     )
     assert "Traceback" not in made.stderr and kept(tmp_path / "run" / "checkpoints") == ["1"]
+
+
+def test_a_lost_process_is_no_fault_of_the_disk_or_of_a_checkpoint(tmp_path, monkeypatch):
+    checkpoints = open_checkpoints(tmp_path)
+    lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: connection reset by peer")
+    for guard in (checkpoints._writing, lambda: checkpoints._reading(1)):
+        with pytest.raises(InputError, match="could not be written|cannot be read"), guard():
+            raise lost
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for guard in (checkpoints._writing, lambda: checkpoints._reading(1)):
+        with pytest.raises(jax.errors.JaxRuntimeError), guard():
+            raise lost

@@ -63,10 +63,18 @@ def test_a_process_that_is_done_is_not_missed_and_older_sessions_are_not_read(tm
 ABORTED = """
 import os, sys
 from pathlib import Path
-from tm_jax.training.cluster import SignsOfLife, _explaining_aborts
+from tm_jax.training.cluster import SignsOfLife, _before_an_abort, end_process
 life = SignsOfLife(Path(sys.argv[1]), 5.0, process=0, processes=2, on_death=print)
-with _explaining_aborts(life):
+with _before_an_abort(lambda: end_process(life.explain("see above"))):
     os.abort()
+"""
+LEAVES_ALONE = """
+import os, jax
+from tm_jax.errors import InputError
+from tm_jax.training.cluster import leaving
+jax.distributed.is_initialized, jax.distributed.shutdown = lambda: True, os.abort
+with leaving():
+    raise InputError("the clips are damaged")
 """
 
 
@@ -77,6 +85,11 @@ def test_a_process_that_jax_aborts_says_who_is_dead(tmp_path):
     found = subprocess.run([sys.executable, "-c", ABORTED, tmp_path], capture_output=True, text=True)
     assert found.returncode == RESTART, found.stderr
     assert f"process 1 on {socket.gethostname()} (pid {os.getpid()}) ended at step 3: out of" in found.stderr
+
+
+def test_a_process_that_nobody_waits_for_says_why_it_ended():
+    found = subprocess.run([sys.executable, "-c", LEAVES_ALONE], capture_output=True, text=True)
+    assert found.returncode == 2 and "train.py: the clips are damaged" in found.stderr
 
 
 @pytest.mark.parametrize(

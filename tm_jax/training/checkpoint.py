@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,18 @@ def saved_steps(folder: Path) -> list[int]:
     """Steps of the finished checkpoints in a folder, which need not exist; nothing is opened."""
     names = [path.name for path in folder.glob("*") if path.is_dir()]
     return sorted(int(name) for name in names if name.isdigit())
+
+
+@contextmanager
+def _failures(explain: Callable[[Exception], InputError]) -> Iterator[None]:
+    """Turns what libraries raise into one sentence; a collective that failed for want of a process is not
+    ours to explain."""
+    try:
+        yield
+    except _FAILURES as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            raise
+        raise explain(error) from error
 
 
 def _reason(error: Exception) -> str:
@@ -150,19 +162,18 @@ class Checkpoints:
                 metrics={self._best: figures[self._best]} if self._best in figures else None,
             )
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> AbstractContextManager[None]:
         """Turns what a full disk or a lost folder raises into one sentence."""
-        try:
-            yield
-        except _FAILURES as error:
+
+        def explain(error: Exception) -> InputError:
             good = saved_steps(self._folder)
             stays = f"the last good checkpoint is step {good[-1]}" if good else "there is none before it"
-            raise InputError(
+            return InputError(
                 f"A checkpoint of {self._folder.parent.name} could not be written ({_plain(error)}); "
-                f"{stays}: "
-                "make room, then start the same command again."
-            ) from error
+                f"{stays}: make room, then start the same command again."
+            )
+
+        return _failures(explain)
 
     def _sizes(self, step: int) -> Path:
         return self._folder / f"sizes-{step}.json"
@@ -257,13 +268,9 @@ class Checkpoints:
     def _where(self, step: int) -> str:
         return f"The checkpoint {self._folder.parent.name}/{self._folder.name}/{step}"
 
-    @contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
+    def _reading(self, step: int) -> AbstractContextManager[None]:
         """Turns what a damaged checkpoint raises into one sentence."""
-        try:
-            yield
-        except _FAILURES as error:
-            raise Damaged(f"{self._where(step)} cannot be read ({_reason(error)})") from error
+        return _failures(lambda error: Damaged(f"{self._where(step)} cannot be read ({_reason(error)})"))
 
     def _check_meta(self, step: int) -> dict[str, Any]:
         """The extra of a checkpoint of this run; {"config", "step"} are among it."""

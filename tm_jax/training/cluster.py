@@ -99,12 +99,20 @@ def join(config: ClusterConfig) -> None:
 
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
-    """Leaves the cluster in order at the end, after success or one sentence alike."""
+    """Leaves the cluster in order at the end, after success or one sentence alike.
+
+    Where the others do not come to leave it too, JAX aborts this process; it says why it ended before that.
+    """
+    sentence, status = "the other processes did not leave the cluster: start the run again.", RESTART
     try:
         yield
+    except InputError as error:
+        sentence, status = str(error), 2
+        raise
     finally:
         if jax.distributed.is_initialized():
-            with contextlib.suppress(RuntimeError):
+            last_words = lambda: end_process(sentence, status)
+            with _before_an_abort(last_words), contextlib.suppress(RuntimeError):
                 jax.distributed.shutdown()
 
 
@@ -207,22 +215,22 @@ class SignsOfLife:
             self._beat(ended)
 
 
-def end_process(sentence: str) -> None:
+def end_process(sentence: str, status: int = RESTART) -> None:
     """A thread cannot raise in the one that waits inside a collective, so the process ends."""
     print(f"\ntrain.py: {sentence}", file=sys.stderr, flush=True)
-    os._exit(RESTART)
+    os._exit(status)
 
 
 @contextlib.contextmanager
-def _explaining_aborts(life: SignsOfLife) -> Iterator[None]:
-    """While the block runs, a process that is aborted says who is dead before it ends.
+def _before_an_abort(do: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, this is done before the process is aborted.
 
     JAX's own coordination aborts a process when it misses another one, and names nobody.  The handler is C's:
     Python's would wait for the main thread, which waits inside a collective.
     """
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: end_process(life.explain("see the lines above")))
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: do())
     before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
     try:
         yield
@@ -244,7 +252,8 @@ def watched(folder: Path, config: ClusterConfig) -> Iterator[SignsOfLife]:
         session=session,
     )
     # An abort may come while a failed collective is being explained, too.
-    with _explaining_aborts(life) if life.processes > 1 else contextlib.nullcontext():
+    explain = lambda: end_process(life.explain("see the lines above"))
+    with _before_an_abort(explain) if life.processes > 1 else contextlib.nullcontext():
         try:
             yield life
         except jax.errors.JaxRuntimeError as error:
