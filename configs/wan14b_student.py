@@ -9,11 +9,9 @@ What it takes, by `python -m tm_jax.plan wan14b_student --topology …` (2026-11
 student_long, the program that takes the most memory:
 
     gpu:h100:8x8    38 of 80 GB a GPU     6.7 s an update, MFU 46 %      550 GPU-hours in all
-    v5p:4x4x4       30 of 103 GB a chip   14.4 s, MFU 46 %             1,160 chip-hours
-                    (memory with --mesh fsdp=32,tensor=2)
-    v6e:16x16       21 of 34 GB a chip    8.4 s, MFU 39 %              1,190 chip-hours
-                    (memory with --mesh fsdp=128,tensor=2)
-    gpu:h100:2x8    60 of 80 GB a GPU     with --mesh fsdp=4,context=4 --loop.batch-size 4
+    v5p:4x4x4       31 of 103 GB a chip   14.4 s, MFU 46 %             1,160 chip-hours
+    v6e:16x16       23 of 34 GB a chip    8.4 s, MFU 39 %              1,190 chip-hours
+    smallest        8 v5p chips (91 of 103 GB), 32 of v6e (26 of 34), 16 H100 (53 of 80): docs/plan.md
 """
 
 from pathlib import Path

@@ -177,9 +177,11 @@ def test_a_lost_process_is_no_fault_of_the_disk_or_of_a_checkpoint(tmp_path, mon
     checkpoints = open_checkpoints(tmp_path)
     lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: connection reset by peer")
     for guard in (checkpoints._writing, lambda: checkpoints._reading(1)):
-        with pytest.raises(InputError, match="could not be written|cannot be read"), guard():
+        with pytest.raises(InputError, match=r"could not be written|cannot be read"), guard():
             raise lost
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for guard in (checkpoints._writing, lambda: checkpoints._reading(1)):
         with pytest.raises(jax.errors.JaxRuntimeError), guard():
             raise lost
+        with pytest.raises(jax.errors.JaxRuntimeError), guard():
+            raise TimeoutError("the barrier timed out") from lost

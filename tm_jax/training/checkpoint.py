@@ -76,8 +76,11 @@ def _failures(explain: Callable[[Exception], InputError]) -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-            raise
+        cause: BaseException | None = error
+        while cause is not None and jax.process_count() > 1:
+            if isinstance(cause, jax.errors.JaxRuntimeError):
+                raise cause from None
+            cause = cause.__cause__
         raise explain(error) from error
 
 
