@@ -1,4 +1,5 @@
-"""tiny_student for an accelerator: more pairs, bigger batches, noise that neighbouring chunks share.
+"""tiny_student for an accelerator: more pairs, bigger batches, noise that neighbouring chunks share, a critic
+that leads, and DMD that regression holds in place (docs/benchmarks.md, the ablation).
 
     python train.py tiny_student_large   needs runs/tiny_teacher_large beside tiny_student's inputs
 
@@ -10,15 +11,17 @@ from pathlib import Path
 
 from configs.tiny_student import PRESET as TINY
 from configs.tiny_teacher_large import CLIP, MODEL, VIDEOS
+from tm_jax.diffusion.sampler import Guidance
 
-WARMUP = 400
+WARMUP, LEAD = 400, 100
+GUIDANCE = Guidance(audio=1.5, mouth_alone=True)
 
 PRESET = dataclasses.replace(
     TINY,
     loop=dataclasses.replace(
         TINY.loop,
         name="tiny_student_large",
-        steps=WARMUP + 900,
+        steps=WARMUP + LEAD + 900,
         batch_size=32,
         checkpoint_every=400,
         preview_every=650,
@@ -29,9 +32,13 @@ PRESET = dataclasses.replace(
     model=MODEL,
     teacher=Path("runs/tiny_teacher_large/weights.safetensors"),
     warmup=WARMUP,
-    rollout=dataclasses.replace(TINY.rollout, correlation=0.5),
+    critic_lead=LEAD,
+    rollout=dataclasses.replace(TINY.rollout, correlation=0.7),
+    loss=dataclasses.replace(TINY.loss, guidance=GUIDANCE, dmd=0.05, regression=1.0),
     clip=CLIP,
     videos=VIDEOS,
     on_device=True,
-    pairs=dataclasses.replace(TINY.pairs, count=1024, batch=64),
+    pairs=dataclasses.replace(
+        TINY.pairs, count=1024, batch=64, sampler=dataclasses.replace(TINY.pairs.sampler, guidance=GUIDANCE)
+    ),
 )
