@@ -21,22 +21,6 @@ from tm_jax.streaming.engine import StreamEngine
 CHUNK = 12 * 640
 
 
-@pytest.fixture
-def backend() -> FakeBackend:
-    return FakeBackend()
-
-
-@pytest.fixture
-def engine(backend) -> StreamEngine:
-    return StreamEngine(backend)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    yield
-    eventually(lambda: not stages())
-
-
 def test_a_source_that_blocks_does_not_keep_a_stream_from_closing(engine, backend):
     """Its thread cannot be woken; it holds nothing of the stream, and ends when the source goes on."""
     states, goes_on = backend.follow(), threading.Event()

@@ -18,22 +18,6 @@ from tm_jax.streaming.inbox import BacklogFull, SessionClosed
 CHUNK = 12 * 640
 
 
-@pytest.fixture
-def backend() -> FakeBackend:
-    return FakeBackend()
-
-
-@pytest.fixture
-def engine(backend) -> StreamEngine:
-    return StreamEngine(backend)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    yield
-    eventually(lambda: not stages())
-
-
 def all_at_once(session, sound) -> list:
     session.push(sound)
     session.finish()
