@@ -1,5 +1,6 @@
-"""tiny_student for an accelerator: more pairs, bigger batches, noise that neighbouring chunks share, a critic
-that leads, and DMD that regression holds in place (docs/benchmarks.md, the ablation).
+"""tiny_student for an accelerator: bigger batches, correlated noise, DMD that regression holds in place.
+
+Why so stands in docs/benchmarks.md, under the ablation.
 
     python train.py tiny_student_large   needs runs/tiny_teacher_large beside tiny_student's inputs
 

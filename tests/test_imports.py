@@ -161,6 +161,20 @@ def test_pytorch_appears_only_where_it_may():
             assert not found & JAX, name
 
 
+WITHOUT = """
+import importlib, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {frameworks!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+for name in {modules!r}:
+    importlib.import_module(name)
+"""
+
+
 def test_what_both_engines_share_runs_without_a_framework():
     """Not only the files themselves: what they import must do without, too."""
     shared = [
@@ -168,18 +182,7 @@ def test_what_both_engines_share_runs_without_a_framework():
         for path in sources()
         if path.relative_to(ROOT).as_posix().startswith(WITHOUT_FRAMEWORK)
     ]
-    code = f"""
-import importlib, sys
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {sorted(FRAMEWORKS)!r}:
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Missing())
-for name in {shared!r}:
-    importlib.import_module(name)
-"""
+    code = WITHOUT.format(frameworks=sorted(FRAMEWORKS), modules=shared)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -196,5 +199,22 @@ def test_what_a_gpu_host_runs_needs_no_jax():
         f"for name in {sorted(JAX)!r}: sys.modules[name] = None\n"
         f"for name in {[*modules, 'infer']!r}: importlib.import_module(name)\n"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+STARTED_BY_OTHERS = ("compiling.py", "call_server.py", "loading.py")
+"""Programs that a command of ours starts for itself."""
+
+
+def test_every_command_begins_without_a_framework():
+    """So that a mistyped flag is answered at once, and a framework that is missing in one sentence."""
+    commands = [
+        module_of(path).removesuffix(".__init__")
+        for path in sources()
+        if '__name__ == "__main__"' in path.read_text("utf-8") and path.name not in STARTED_BY_OTHERS
+    ]
+    assert {"infer", "train", "tm_jax.pretrained.__main__", "tm_jax.training.release"} <= set(commands)
+    code = WITHOUT.format(frameworks=sorted(FRAMEWORKS), modules=commands)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,7 +7,7 @@ import pytest
 from tests.evaluation.conftest import SIZE
 from tm_jax.audio.log_mel import LogMel
 from tm_jax.data.latent_clips import ClipConfig
-from tm_jax.evaluation import gains
+from tm_jax.evaluation import event_gains as gains
 
 
 @pytest.fixture(scope="module")

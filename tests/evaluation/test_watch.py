@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from tm_jax.data.puppets.__main__ import main as puppets
-from tm_jax.data.puppets.__main__ import write_clip
+from tm_jax.data.puppets.showing import write_clip
 from tm_jax.data.puppets.world import PuppetWorld
 from tm_jax.errors import InputError
 from tm_jax.evaluation import watch

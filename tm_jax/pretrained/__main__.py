@@ -13,11 +13,13 @@ from pathlib import Path
 from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import Parser
-from tm_jax.pretrained.check import check
-from tm_jax.pretrained.hub import resolve
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    # Importing JAX takes seconds: a mistyped flag is answered before.
+    from tm_jax.pretrained.check import check
+    from tm_jax.pretrained.hub import resolve
+
     parts, faults = check(resolve(arguments.source))
     for part in parts:
         print(part)

@@ -9,16 +9,10 @@ from pathlib import Path
 
 from tm_jax.command import run
 from tm_jax.config import to_json
-from tm_jax.evaluation.reader import Reader, ReaderConfig
 from tm_jax.flags import parse
-from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
-from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.models.viseme_config import VisemeConfig
-from tm_jax.models.visemes import VisemeEncoder
-from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header, save_model
-from tm_jax.streaming.jax_engine import read_rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +32,8 @@ class Arguments:
 
 
 def _copy(source: Path, target: Path, model_class, config_class, extra: dict) -> None:
+    from tm_jax.pretrained.weights import load_model, read_config, read_header, save_model
+
     model = load_model(source, model_class, config_class)
     origin = read_header(source).meta
     config = read_config(source, config_class)
@@ -54,6 +50,14 @@ def release(arguments: Arguments) -> None:
     Raises:
         InputError: one is missing or damaged, or the student doesn't say what it was distilled for.
     """
+    # Importing JAX takes seconds: a mistyped flag is answered before.
+    from tm_jax.evaluation.reader import Reader, ReaderConfig
+    from tm_jax.models.dit import DiT
+    from tm_jax.models.vae import VAE
+    from tm_jax.models.visemes import VisemeEncoder
+    from tm_jax.pretrained.weights import is_own
+    from tm_jax.streaming.jax_engine import read_rollout
+
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     if is_own(arguments.vae):

@@ -20,7 +20,7 @@ from tm_jax.data.encoded_videos import EncodedConfig
 from tm_jax.data.latent_clips import ClipConfig, LatentClips
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.sampler import SamplerConfig, sample
-from tm_jax.evaluation.gains import LEVELS, EventClips, event_clips, model_gains
+from tm_jax.evaluation.event_gains import LEVELS, EventClips, event_clips, model_gains
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional

@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 
 from tm_jax.audio.speech import Request, speak
-from tm_jax.data.puppets import FPS, SAMPLES_PER_FRAME, PuppetWorld, frame_count
 from tm_jax.data.puppets.ahead import drawn_ahead
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.motion import Phoneme, mouth
 from tm_jax.data.puppets.sentences import LANGUAGES, TEMPLATES, sentence
 from tm_jax.data.puppets.visemes import VOWELS, visemes
-from tm_jax.data.puppets.world import VOICES, Spoken
+from tm_jax.data.puppets.world import FPS, SAMPLES_PER_FRAME, VOICES, PuppetWorld, Spoken, frame_count
 from tm_jax.errors import InputError
 
 SPLITS = ("train", "heldout", "language")
 
 _DIGESTS = """
 import hashlib
-from tm_jax.data.puppets import PuppetWorld
+from tm_jax.data.puppets.world import PuppetWorld
 def digest(index):
     clip = PuppetWorld(seed=3, split="train", size=32).window(index, 20, 5)
     return hashlib.sha256(clip.audio.tobytes() + clip.frames.tobytes() + clip.opening.tobytes()).hexdigest()
