@@ -9,7 +9,7 @@ import pytest
 
 from tests.media.test_video import colour_frames, tone
 from tm_jax.errors import InputError
-from tm_jax.media.files import Beside, shown, written_whole
+from tm_jax.media.files import Beside, alone, shown, written_whole
 from tm_jax.media.picture import ContactSheet
 from tm_jax.media.sound import read_audio
 from tm_jax.media.video import VideoWriter, read_frames
@@ -82,3 +82,18 @@ def test_a_sheet_that_could_not_be_saved_is_refused_at_once(tmp_path, name):
     with pytest.raises(InputError, match=r"end its name in .png"):
         ContactSheet(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_one_run_s_until_it_ends(tmp_path):
+    with alone(tmp_path / "new"), alone(tmp_path / "new", "another"):
+        with pytest.raises(InputError, match=r"new is being written by another run: wait for its end"):
+            with alone(tmp_path / "new"):
+                pass
+    with alone(tmp_path / "new"):
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match=r"cannot be written \(Not a directory\)"),
+        alone(tmp_path / "file/x"),
+    ):
+        pass

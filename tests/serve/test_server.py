@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import struct
 import threading
+import zlib
 
 import av
 import numpy as np
@@ -198,6 +200,12 @@ def test_the_next_caller_beyond_capacity_is_told_at_once_and_nobody_is_disturbed
     asyncio.run(run())
 
 
+def hdr(picture):
+    """A PNG that states PQ's curve."""
+    field = b"cICP" + bytes((9, 16, 0, 1))
+    return picture[:33] + struct.pack(">I", 4) + field + struct.pack(">I", zlib.crc32(field)) + picture[33:]
+
+
 def test_a_callers_own_picture(make_server, make_peer):
     async def run():
         async with make_server() as (server, client):
@@ -205,7 +213,10 @@ def test_a_callers_own_picture(make_server, make_peer):
                 assert response.status == 200
                 answer = await response.json()
             name = answer["picture"]
-            assert "No face was found" in answer["note"]
+            assert "No face was found" in answer["note"] and "colours" not in answer["note"]
+            async with client.post("/picture", data=hdr(png(300, 200))) as response:
+                note = (await response.json())["note"]
+            assert note.startswith("The picture states colours of the kind PQ (HDR): its colours are taken")
             peer = make_peer()
             await peer.call(client, picture=name)
             assert next(iter(server.peers.values())).call.live.tick().frame.shape == (4, 6, 3)

@@ -133,6 +133,12 @@ def test_what_a_stream_cannot_begin_with_is_one_sentence(engine, way, options, s
     assert str(told.value).count("\n") == 0
 
 
+@pytest.mark.parametrize("sound", [None, 5, 0.5])
+def test_what_is_no_source_of_sound_is_one_sentence(engine, sound):
+    with pytest.raises(InputError, match=f"The sound {sound} is no source of blocks"):
+        engine.stream(PICTURE, sound)
+
+
 def test_a_reference_is_good_for_its_own_engine_alone(engine):
     reference = engine.reference(PICTURE)
     with pytest.raises(InputError, match="made by another engine"):

@@ -1,6 +1,7 @@
 """Checkpoints: what comes back, what survives donation, and what a damaged one says."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -185,3 +186,50 @@ def test_a_lost_process_is_no_fault_of_the_disk_or_of_a_checkpoint(tmp_path, mon
             raise lost
         with pytest.raises(jax.errors.JaxRuntimeError), guard():
             raise TimeoutError("the barrier timed out") from lost
+
+
+EDITS = {
+    "what no manager lists": ("_CHECKPOINT_METADATA", b"5"),
+    "nesting": ("_CHECKPOINT_METADATA", b"[" * 9999),
+    "where arrays lie": ("state/array_metadatas/process_0", b'{"array_metadatas": [{"a": 1}]}'),
+    "the map of the database": ("state/manifest.ocdbt", b""),
+    "a figure": ("meta/metadata", None),
+}
+
+
+# A figure keeps its length, so that its checksum alone can tell.
+UNTOLD = [("a figure", False)]
+
+
+@pytest.mark.parametrize(
+    ("edit", "noted"), [pair for pair in itertools.product(EDITS, (True, False)) if pair not in UNTOLD]
+)
+def test_an_edited_checkpoint_is_set_aside_in_one_sentence(placed, tmp_path, capfd, edit, noted):
+    abstract, shardings, _ = placed
+    saved(tmp_path, placed, (1, 2))
+    name, content = EDITS[edit]
+    file = tmp_path / "2" / name
+    if content is None:
+        content = file.read_bytes().replace(b'"elements": 16', b'"elements": 99')
+        assert content != file.read_bytes()
+    file.write_bytes(content)
+    if not noted:
+        (tmp_path / "sizes-2.json").unlink()
+    told = []
+    fresh = open_checkpoints(tmp_path, say=told.append)
+    step, _, extra = fresh.restore(abstract, shardings)
+    fresh.close()
+    assert step == 1 and extra["elements"] == 8
+    assert len(told) == 1 and "going on from step 1" in told[0] and "\n" not in told[0]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("note", [b"[]", b"[" * 9999, b'{"_CHECKPOINT_METADATA": 361}'])
+def test_notes_that_say_nothing_or_sizes_alone_let_a_checkpoint_be_read(placed, tmp_path, note):
+    abstract, shardings, _ = placed
+    saved(tmp_path, placed)
+    size = (tmp_path / "1" / "_CHECKPOINT_METADATA").stat().st_size
+    (tmp_path / "sizes-1.json").write_bytes(note.replace(b"361", str(size).encode()))
+    fresh = open_checkpoints(tmp_path)
+    assert fresh.restore(abstract, shardings)[0] == 1
+    fresh.close()

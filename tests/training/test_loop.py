@@ -16,6 +16,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from tm_jax.errors import InputError
+from tm_jax.media.files import alone
 from tm_jax.pretrained.weights import load_model, read_header
 from tm_jax.sharding import MeshConfig
 from tm_jax.training.loop import train
@@ -269,3 +270,16 @@ def test_a_run_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         run(tmp_path / "file" / "run", 1)
+
+
+def test_a_folder_is_written_by_one_run_alone(half, tmp_path):
+    folder = shutil.copytree(half, tmp_path / "run")
+    with alone(folder), pytest.raises(InputError, match=r"is being written by another run: wait for its end"):
+        run(folder, 3)
+    run(folder, 3)
+
+
+def test_another_seed_is_told_with_what_it_means(half, tmp_path, capfd):
+    run(shutil.copytree(half, tmp_path / "run"), 3, seed=5)
+    told = capfd.readouterr().err
+    assert "loop.seed: 0 against 5" in told and "another seed orders the data otherwise" in told

@@ -155,7 +155,7 @@ async def serve(settings: Settings) -> None:
     give_back_freed_blocks()
     limits.MOST_REQUESTS_A_SECOND = 10**6
     engine = load_engine(Path(settings.weights))
-    picture = portrait(Path(settings.image), engine)
+    picture = portrait(Path(settings.image), engine)[:2]
     capacity = measure(engine, picture[0])
     sounds = [read_wav(Path(path)).astype(np.float32) / 32768 for path in settings.answers]
     voice = (lambda: Reciter(sounds)) if sounds else Mirror

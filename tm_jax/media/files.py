@@ -1,6 +1,7 @@
 """Files are checked where they enter: what no reader could open, and what cannot be written."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -146,3 +147,31 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         beside.discard()
         raise
+
+
+@contextlib.contextmanager
+def alone(folder: Path, name: str = "running") -> Iterator[None]:
+    """Keeps a folder, made if need be, for one run; a run that is killed leaves it free.
+
+    Args:
+      name: runs of other names may write the folder at the same time.
+
+    Raises:
+      InputError: another run is writing it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / f".{name}.lock", "a")
+    except OSError as error:
+        raise InputError(f"{shown(folder)} cannot be written ({error.strerror}): choose another.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{shown(folder)} is being written by another run: wait for its end, or choose another."
+            ) from None
+        except OSError:
+            # A file system that knows no locks.
+            pass
+        yield

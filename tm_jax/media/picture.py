@@ -63,10 +63,12 @@ def read_picture(path: str | os.PathLike, notes: list[str] | None = None) -> Ima
     try:
         # Pillow's decoders warn of what they then read or refuse.
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_formats()) as file:
+            # A TIFF is closed once its pixels are there; a PNG may state more behind them.
+            early = stated_profile(file, path) if file.format == "TIFF" else None
             file.load()
             profile, ignored = file.info.get("icc_profile"), ""
             if not profile:
-                profile, ignored = stated_profile(file, path)
+                profile, ignored = early or stated_profile(file, path)
             picture, followed = _rgb(_turned(file), profile, path)
     except Image.DecompressionBombError as error:
         name = shown(path)

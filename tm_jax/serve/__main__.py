@@ -175,7 +175,9 @@ async def serve(arguments: Arguments) -> None:
     tls, voice, listening = tls_context(arguments), voice_factory(arguments), listen(arguments)
     print("loading and measuring …", flush=True)
     engine = await asyncio.to_thread(load, arguments)
-    picture = await asyncio.to_thread(portrait, arguments.image, engine)
+    *picture, notes = await asyncio.to_thread(portrait, arguments.image, engine)
+    for note in notes:
+        print(note, file=sys.stderr, flush=True)
     found = await asyncio.to_thread(measure, engine, picture[0])
     capacity = arguments.max_calls or found.calls
     server = Server(engine, picture, voice, gate=Gate.made_for(arguments.host), capacity=capacity)

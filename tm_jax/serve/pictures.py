@@ -14,22 +14,20 @@ from tm_jax.media.picture import fit, read_picture
 from tm_jax.serve.limits import MOST_PICTURE_PIXELS
 from tm_jax.streaming.engine import StreamEngine
 
+FACELESS = "No face was found in this picture: its middle is taken, and it may not talk well."
 
-def portrait(path: Path, engine: StreamEngine) -> tuple[np.ndarray, tuple | None]:
-    """A picture of the model's size and the box in which it moves.
+
+def portrait(path: Path, engine: StreamEngine) -> tuple[np.ndarray, tuple | None, list[str]]:
+    """A picture of the model's size, the box in which it moves, and what its owner should know of it.
 
     Raises:
       InputError: the file is no picture that can be used.
     """
-    return _portrait(path, engine)[:2]
-
-
-def _portrait(path: Path, engine: StreamEngine) -> tuple[np.ndarray, tuple | None, bool]:
-    """The same, and whether a face was found."""
-    photo = read_picture(path)
+    photo = read_picture(path, notes := [])
     framing = framed(np.asarray(photo), "", engine.size, all_moves=not engine.has_picture_encoder)
-    faceless = framing.face is None and bool(framing.note)
-    return fit(photo, engine.size, framing.face), framing.moving, not faceless
+    if framing.face is None and framing.note:
+        notes.append(FACELESS)
+    return fit(photo, engine.size, framing.face), framing.moving, notes
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -39,11 +37,11 @@ def png(picture: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | None, bool]:
-    """The same of a picture's bytes, which came from outside, and whether a face was found in it.
+def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | None, list[str]]:
+    """The same of a picture's bytes, which came from outside; no sentence names a file of this machine.
 
     Raises:
-      InputError: no picture, or one of too many pixels; the sentence names no file of this machine.
+      InputError: no picture, or one of too many pixels.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as header:
@@ -56,6 +54,7 @@ def uploaded(data: bytes, engine: StreamEngine) -> tuple[np.ndarray, tuple | Non
         path = Path(folder) / "picture"
         path.write_bytes(data)
         try:
-            return _portrait(path, engine)
+            picture, box, notes = portrait(path, engine)
         except InputError as error:
             raise InputError(str(error).replace(f" {path}", "")) from None
+        return picture, box, [note.replace(f" {path}", "") for note in notes]

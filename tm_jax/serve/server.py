@@ -44,7 +44,6 @@ POLICY = (
 GONE_AFTER = 5.0
 """Seconds after which a peer is gone from whom nothing comes; a muted microphone still sends."""
 MOST_PICTURES = 32
-FACELESS = "No face was found in this picture: its middle is taken, and it may not talk well."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +187,9 @@ class Server:
         self._pictures_waiting += 1
         try:
             async with self._decoding:
-                picture, box, face = await asyncio.to_thread(pictures.uploaded, data, self.engine)
+                picture, box, notes = await asyncio.to_thread(pictures.uploaded, data, self.engine)
                 reference = await asyncio.to_thread(self.engine.reference, picture, box)
-                return Character(picture, reference, "" if face else FACELESS)
+                return Character(picture, reference, " ".join(notes))
         finally:
             self._pictures_waiting -= 1
 

@@ -95,7 +95,7 @@ class StreamEngine:
     def stream(
         self,
         picture: Any,
-        audio: Iterable[Any],
+        audio: Any,
         *,
         seed: int = 0,
         mode: str = "auto",
@@ -113,12 +113,17 @@ class StreamEngine:
         source use `session`, which needs no such thread.
 
         Args:
-          audio: blocks as `Session.push` takes them.
+          audio: yields blocks as `Session.push` takes them.
           picture, seed, mode, listen, face_box: as `session` takes them.
 
         Raises:
           InputError: anything given is not usable.
         """
+        if not isinstance(audio, Iterable):
+            raise InputError(
+                f"The sound {audio!r} is no source of blocks: give arrays of samples one after another, as "
+                "media.sound.read_audio does."
+            )
         ahead = 4 * self.rollout.chunk / FRAMES_PER_SECOND
         return _chunks(self._begin(picture, face_box, ahead, seed=seed, mode=mode, listen=listen), audio)
 

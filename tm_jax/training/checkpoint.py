@@ -4,7 +4,8 @@ The state is stored under dotted names (``ema.blocks.attention.kernel``), so a c
 classes, restores onto any mesh and any number of processes, and a mismatch can be told by name.
 
 A checkpoint is written beside its place and moved there when it is whole.  The sizes of its files are noted
-then; one whose files have changed since, or cannot be read, is set aside, and the one before takes its place.
+then, and checksums of the small ones, which say where everything lies (large ones would be read twice).  One
+whose files have changed since, or cannot be read, is set aside, and the one before takes its place.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -32,7 +34,8 @@ FORMAT = 2
 """Raised when what a checkpoint holds changes its meaning."""
 TOGETHER_GB = 1
 """GB of arrays that are read or written at once, beside what the devices hold."""
-_FAILURES = (ValueError, KeyError, OSError, TypeError, RuntimeError)
+SMALL = 1 << 20
+"""Bytes of a file up to which its content is noted too."""
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
@@ -45,10 +48,13 @@ _told = sys.unraisablehook
 
 
 def _not_tensorstore(unraisable: Any) -> None:
-    """Once one file of a checkpoint could not be written, TensorStore tells of every other one that it finds
-    the loop closed to which it would report; what could not be written is told here, in one sentence."""
+    """Once one file of a checkpoint could not be written or read, TensorStore tells of every other one that
+    it finds the loop closed to which it would report, and Orbax leaves coroutines that failed as well; what
+    is wrong is told here, in one sentence."""
     error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+    closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    code = getattr(unraisable.object, "cr_code", None)
+    if not (closed or (code and "orbax" in code.co_filename)):
         _told(unraisable)
 
 
@@ -75,7 +81,8 @@ def _failures(explain: Callable[[Exception], InputError]) -> Iterator[None]:
     ours to explain."""
     try:
         yield
-    except _FAILURES as error:
+    except Exception as error:
+        # A damaged checkpoint ends in whatever its readers stumble over, a plain Exception among it.
         cause: BaseException | None = error
         while cause is not None and jax.process_count() > 1:
             if isinstance(cause, jax.errors.JaxRuntimeError):
@@ -128,6 +135,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
+        self._set_aside_unlisted()
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
         except OSError as error:
@@ -192,18 +200,20 @@ class Checkpoints:
         for step in steps:
             if not self._sizes(step).exists():
                 partial = self._sizes(step).with_suffix(".partial")
-                partial.write_text(json.dumps(_file_sizes(self._folder / str(step))), encoding="utf-8")
+                partial.write_text(json.dumps(_marks(self._folder / str(step))), encoding="utf-8")
                 os.replace(partial, self._sizes(step))
 
     def _whole(self, step: int) -> str | None:
         """What is missing of a checkpoint; None where nothing is, or where nothing was noted."""
         try:
-            noted = json.loads(self._sizes(step).read_text("utf-8"))
-        except (OSError, ValueError):
+            noted = dict(json.loads(self._sizes(step).read_text("utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
-        found = _file_sizes(self._folder / str(step))
-        wrong = [name for name, size in noted.items() if found.get(name) != size]
-        return f"{wrong[0]} is missing or not of its size" if wrong else None
+        found = _marks(self._folder / str(step))
+        # Earlier programs noted a size alone.
+        alone = {name: mark[0] if isinstance(mark, list) else mark for name, mark in found.items()}
+        wrong = [name for name, mark in noted.items() if mark not in (found.get(name), alone.get(name))]
+        return f"{wrong[0]} is missing or not what was written" if wrong else None
 
     def restore(self, abstract: Any, shardings: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest state that can be read, placed by the shardings; its step and its extra.
@@ -230,13 +240,20 @@ class Checkpoints:
             except Damaged as error:
                 damaged += 1
                 self._set_aside(step, error)
+                self._manager.reload()
         if damaged:
             raise InputError(f"No checkpoint in {self._folder} can be read: delete the folder to start anew.")
         return None
 
+    def _set_aside_unlisted(self) -> None:
+        """Sets checkpoints aside whose first file is damaged: no manager opens a folder that holds one."""
+        while found := _first_process_says(_unlisted(self._folder)):
+            step, reason = found.split(" ", 1)
+            self._set_aside(int(step), Damaged(f"{self._where(int(step))} cannot be read ({reason})"))
+
     def _set_aside(self, step: int, error: Damaged) -> None:
         """Moves a damaged checkpoint out of the way, and says so."""
-        before = [one for one in self._manager.all_steps() if one < step]
+        before = [one for one in saved_steps(self._folder) if one < step]
         goes_on = f"going on from step {max(before)}" if before else "there is none before it"
         self._say(f"{error}: it is kept as damaged-{step}, {goes_on}.")
         if jax.process_index() == 0:
@@ -247,7 +264,6 @@ class Checkpoints:
             os.replace(self._folder / str(step), target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
-        self._manager.reload()
 
     def _read(self, step: int, abstract: Any, shardings: Any) -> tuple[Any, dict[str, Any]]:
         meta = self._check_meta(step)
@@ -346,10 +362,27 @@ def _plain(error: Exception) -> str:
     return _reason(error)
 
 
-def _file_sizes(folder: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
-    }
+def _unlisted(folder: Path) -> str | None:
+    """The first checkpoint in a folder that cannot be listed, and why."""
+    steps = ocp.path.step.standard_name_format().find_all(folder) if folder.is_dir() else ()
+    for found in steps:
+        try:
+            if found.commit_timestamp.timestamp() <= 0:
+                return f"{found.step} it has no time"
+        except Exception as error:
+            return f"{found.step} {_reason(error)}"
+    return None
+
+
+def _marks(folder: Path) -> dict[str, int | list[int]]:
+    """The size of each file, with a checksum where it is small."""
+    marks: dict[str, int | list[int]] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            size = path.stat().st_size
+            small = size <= SMALL
+            marks[str(path.relative_to(folder))] = [size, zlib.crc32(path.read_bytes())] if small else size
+    return marks
 
 
 def _first_process_says(text: str | None) -> str | None:

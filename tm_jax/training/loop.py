@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
@@ -23,6 +24,7 @@ from safetensors.numpy import save_file
 from tm_jax.config import differences, to_json
 from tm_jax.data.loader import loader
 from tm_jax.errors import InputError
+from tm_jax.media.files import alone
 from tm_jax.pretrained.weights import named_leaves, save_sharded
 from tm_jax.sharding import batch_sharding, local_rows, make_mesh, shardings_like
 from tm_jax.training.checkpoint import Checkpoints, check_same
@@ -32,6 +34,9 @@ from tm_jax.training.meters import Meters
 from tm_jax.training.metrics import RunLog, not_finite
 from tm_jax.training.run_files import keep_until
 from tm_jax.training.stopping import StopSignal, Vote
+
+DATA = ("windows", "faces", "sounds", "clip", "videos", "prepared")
+"""Fields of the phases' configs that say what the data are."""
 
 
 @runtime_checkable
@@ -80,14 +85,15 @@ def train(phase: Phase, config: LoopConfig, full_config: Any) -> Any:
       full_config: the whole experiment, saved with every checkpoint.
 
     Raises:
-      InputError: the data, the mesh or the checkpoint do not fit the config, the loss is not finite, or
-        another process has died.
+      InputError: the data, the mesh or the checkpoint do not fit the config, the loss is not finite, another
+        process has died, or another run writes the same folder.
       SystemExit: after a signal and the checkpoint that follows: with 0 for SIGTERM, 130 for Ctrl-C.
     """
     check_same(full_config, config.same)
     mesh = _mesh(config)
     stop = StopSignal()
-    with watched(config.folder / "processes", config.cluster) as life:
+    held = nullcontext() if jax.process_index() else alone(config.folder)
+    with held, watched(config.folder / "processes", config.cluster) as life:
         try:
             with jax.set_mesh(mesh), stop.listening():
                 return _Run(phase, config, full_config, mesh, stop, life).train()
@@ -206,7 +212,7 @@ class _Run:
             self.log.say(f"{config.name}: resumed after step {self.start}")
 
     def _tell_changes(self, before: dict[str, Any]) -> None:
-        """Says what differs from the session before, and what another batch size means."""
+        """Says what differs from the session before, and what another batch size, order or data mean."""
         config, free = self.config, ("loop.run_dir", "loop.steps", "loop.max_minutes", "loop.name")
         found = [line for line in differences(before, to_json(self.full_config)) if not line.startswith(free)]
         if found:
@@ -217,6 +223,16 @@ class _Run:
                 f"{config.name}: a step is {config.batch_size} clips from here and was {size}: {self.taken} "
                 f"clips were seen in {self.start} steps and the next ones follow them; learning rates, "
                 "warm-up and decay go on by steps, so they now change by another number of clips."
+            )
+        if before["loop"]["seed"] != config.seed:
+            self._note(
+                f"{config.name}: another seed orders the data otherwise from here: of a pass some clips come "
+                "again and some not at all; the weights and their noise go on as they were."
+            )
+        if any(line.split(":")[0].split(".")[0] in DATA for line in found):
+            self._note(
+                f"{config.name}: the data are others from here, taken from place {self.taken} of their order "
+                "on; what was learnt from the ones before stays."
             )
 
     def train(self) -> Any:

@@ -22,6 +22,7 @@ from tm_jax.data.prepare.__main__ import main
 from tm_jax.data.prepare.settings import Filters, PrepareConfig
 from tm_jax.data.prepare.shards import PreparedVideos, read_json, read_records
 from tm_jax.errors import InputError
+from tm_jax.media.files import alone
 from tm_jax.pretrained.prompts import DEFAULT_PROMPT, Prompt, save_prompt
 from tm_jax.pretrained.weights import save_model
 
@@ -186,7 +187,7 @@ def test_processes_share_the_work_and_make_what_one_makes(world, simple, tmp_pat
         ({"text": "{world}/vae.safetensors"}, "is no prompt file"),
         ({"size": (30, 32)}, "--size 30 32 does not fit the VAE: give multiples of 4"),
         ({"videos": "{world}/nowhere"}, "no video, list or folder"),
-        ({"out": "{world}/list.txt/out"}, "Writing .* failed"),
+        ({"out": "{world}/list.txt/out"}, "cannot be written"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence(world, tmp_path, monkeypatch, capsys, fields, message):
@@ -200,6 +201,12 @@ def test_bad_input_is_told_in_one_sentence(world, tmp_path, monkeypatch, capsys,
     assert main() == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("tm_jax.data.prepare: ") and re.search(message, told)
+
+
+def test_two_runs_with_one_out_are_not_both_begun(world, tmp_path):
+    given = config(world, tmp_path / "out")
+    with alone(given.out, "process-0"), pytest.raises(InputError, match="is being written by another run"):
+        work.prepare(given)
 
 
 def test_a_ready_embedding_serves_its_own_prompt_alone(world, tmp_path):

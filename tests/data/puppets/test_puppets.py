@@ -1,8 +1,10 @@
 """The puppets: repeatable everywhere, splits apart, and a mouth that says what the phonemes say."""
 
+import errno
 import os
 import subprocess
 import sys
+import wave
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from tm_jax.data.puppets.ahead import drawn_ahead
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.motion import Phoneme, mouth
 from tm_jax.data.puppets.sentences import LANGUAGES, TEMPLATES, sentence
+from tm_jax.data.puppets.showing import write_speech
 from tm_jax.data.puppets.visemes import VOWELS, visemes
 from tm_jax.data.puppets.world import FPS, SAMPLES_PER_FRAME, VOICES, PuppetWorld, Spoken, frame_count
 from tm_jax.errors import InputError
@@ -273,3 +276,14 @@ def test_workers_draw_the_same_clips_in_order():
     assert [clip.meta["identity"] for clip in together] == [2, 0, 1]
     for a, b in zip(alone, together, strict=True):
         assert np.array_equal(a.frames, b.frames) and np.array_equal(a.audio, b.audio)
+
+
+def test_what_cannot_be_written_leaves_the_file_before(tmp_path, monkeypatch):
+    def full(file, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.wav").write_bytes(b"before")
+    monkeypatch.setattr(wave.Wave_write, "writeframes", full)
+    with pytest.raises(InputError, match=r"a.wav failed \(No space left on device\)"):
+        write_speech(tmp_path / "a", PuppetWorld(), 0, 0.5)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]

@@ -37,7 +37,7 @@ from tm_jax.data.prepare.sources import Source, find_videos, groups, held_out, l
 from tm_jax.data.prepare.survey import Survey, survey
 from tm_jax.data.prepare.texts import embeddings
 from tm_jax.errors import InputError
-from tm_jax.media.files import shown
+from tm_jax.media.files import alone, shown
 from tm_jax.media.framing import in_crop
 from tm_jax.rates import FRAMES_PER_SECOND
 
@@ -64,9 +64,16 @@ def prepare(config: PrepareConfig) -> Report:
     """Do what is left of this process's share, then report on all that is done by any process.
 
     Raises:
-      InputError: bad input of any kind; a single bad video is dropped and reported instead.
+      InputError: bad input of any kind, or another run writes the folder; a single bad video is dropped and
+        reported instead.
     """
     sources = find_videos(config.videos)
+    with alone(config.out, f"process-{config.process_index}"):
+        return _prepare(config, sources)
+
+
+def _prepare(config: PrepareConfig, sources: list[Source]) -> Report:
+    """The same for videos that were found, in a folder where no other run does this process's share."""
     made = groups(sources, config.videos_per_shard)
     everything = [
         Group(f"{number:05d}-of-{len(made):05d}", number * config.videos_per_shard, group)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import Parser
+from tm_jax.media.files import written_whole
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +49,8 @@ def _show(argv: list[str] | None) -> None:
         write_speech(args.speech, world, args.clip, args.seconds)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    contact_sheet(world, args.identities).save(args.out / "puppets.png")
+    with written_whole(args.out / "puppets.png") as place:
+        contact_sheet(world, args.identities).save(place)
     for index in range(3):
         clip = world.clip(index, args.seconds)
         write_clip(args.out / f"puppet_{clip.style}.mp4", clip)

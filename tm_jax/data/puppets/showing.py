@@ -11,6 +11,7 @@ from PIL import Image
 
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.world import FPS, Clip, PuppetWorld
+from tm_jax.media.files import written_whole
 from tm_jax.rates import SAMPLE_RATE
 
 _SHAPES = (
@@ -36,7 +37,7 @@ def contact_sheet(world: PuppetWorld, identities: int) -> Image.Image:
 
 def write_clip(path: Path, clip: Clip) -> None:
     """An mp4 of a clip, h264 and aac, in sync."""
-    with av.open(str(path), "w") as container:
+    with written_whole(path) as place, av.open(str(place), "w") as container:
         video = container.add_stream("h264", rate=FPS, options={"crf": "16"})
         video.height, video.width = clip.frames.shape[1:3]
         video.pix_fmt = "yuv420p"
@@ -56,10 +57,11 @@ def write_clip(path: Path, clip: Clip) -> None:
 def write_speech(name: Path, world: PuppetWorld, index: int, seconds: float) -> None:
     """The sound of a clip as 16-bit wav, and its truth for every frame as JSON."""
     track = world.truth(index, seconds)
-    with wave.open(str(name.with_suffix(".wav")), "wb") as file:
+    with written_whole(name.with_suffix(".wav")) as place, wave.open(str(place), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
         file.writeframes(np.round(np.clip(track.audio, -1, 1) * 32767).astype("<i2").tobytes())
     truth = {"opening": [round(float(x), 4) for x in track.opening], "mode": track.mode.tolist()}
-    name.with_suffix(".json").write_text(json.dumps(truth) + "\n", encoding="utf-8")
+    with written_whole(name.with_suffix(".json")) as place:
+        place.write_text(json.dumps(truth) + "\n", encoding="utf-8")
