@@ -1,6 +1,8 @@
 """The run's log: means between its lines, pictures, and what counts as finite."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -87,3 +89,26 @@ def test_pictures_and_scalars_reach_tensorboard(tmp_path):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_not_finite_names_the_metrics(bad):
     assert not_finite({"loss": bad, "other": 1.0}) == ["loss"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from tm_jax.training.meters import Meters
+from tm_jax.training.metrics import RunLog
+
+log = RunLog(Path(sys.argv[1]), name="full", start=0, steps=9, every=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.RLIM_INFINITY))
+try:
+    for step in range(1, 9):
+        log.step(step, {"loss": 0.5}, Meters())
+    log.write()
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_full_disk_is_one_error_and_no_thread_s_traceback(tmp_path):
+    made = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert made.stdout == "File too large\n" and "Traceback" not in made.stderr
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1

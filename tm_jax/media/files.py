@@ -28,7 +28,12 @@ def check_file(path: Path, what: str) -> None:
     """
     name = shown(path)
     try:
-        there = os.path.exists(path)
+        os.stat(path)
+        there = True
+    except PermissionError as error:
+        raise InputError(f"The {what} {name} may not be reached: check its folders' permissions.") from error
+    except OSError:
+        there = False
     except ValueError as error:
         raise InputError(f"There can be no {what} {name!r} ({error}): check the path.") from error
     if not there:
@@ -76,15 +81,20 @@ def check_writable(path: Path) -> None:
         raise InputError(
             f"The folder {shown(path.parent)} of the output {name} does not exist: make it first."
         )
-    present = os.path.exists(path)
     try:
-        with path.open("ab"):
-            pass
+        if os.path.exists(path):
+            # It may be another run's trial, gone by now: opening makes none.
+            with contextlib.suppress(FileNotFoundError):
+                os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+        else:
+            place = os.path.realpath(path)
+            with contextlib.suppress(FileExistsError), open(place, "xb") as trial:
+                # Another run may have given its whole file this name meanwhile.
+                if os.path.samestat(os.fstat(trial.fileno()), os.stat(place)):
+                    os.unlink(place)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"The output {name} cannot be written ({reason}): choose another.") from error
-    if not present:
-        os.unlink(os.path.realpath(path))
 
 
 class Beside:

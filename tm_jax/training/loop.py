@@ -263,8 +263,10 @@ class _Run:
             self._settle()
             self._save()
         finally:
-            self.log.close(self.done, self.meters)
-            self.checkpoints.close()
+            try:
+                self.log.close(self.done, self.meters)
+            finally:
+                self.checkpoints.close()
         if self.done < config.steps:
             reason = "stopped" if self.stop.requested else f"the {config.max_minutes:g} minutes are over"
             command = shlex.join(["python", *sys.argv])

@@ -5,13 +5,17 @@ Only the first process writes; the others keep quiet.
 
 import json
 import math
+import time
 from collections import defaultdict
 from pathlib import Path
 
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from tm_jax.training.meters import Meters
@@ -42,7 +46,8 @@ class RunLog:
         )
         if self._writes:
             folder.mkdir(parents=True, exist_ok=True)
-            self._board = SummaryWriter(str(folder))
+            # Written in this thread, so that a full disk is told here and not by a thread of TensorBoard's.
+            self._board = EventsWriter(str(folder / "events"))
             self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def step(self, done: int, metrics: dict[str, float], meters: Meters) -> None:
@@ -71,10 +76,13 @@ class RunLog:
         if not self._writes:
             return
         for name, value in values.items():
-            self._board.add_scalar(name, value, done)
+            self._show(summary.scalar(name, value), done)
         if self._line and self._line["step"] != done:
             self.write()
         self._line |= {"step": done, **{name: float(f"{value:.6g}") for name, value in values.items()}}
+
+    def _show(self, shown: Summary, done: int) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=done, summary=shown))
 
     def write(self) -> None:
         """Writes the line that waits; a checkpoint of its step must not be on disk before it."""
@@ -89,7 +97,7 @@ class RunLog:
         if self._writes:
             for path in sorted(folder.glob("*.png")):
                 picture = np.asarray(Image.open(path).convert("RGB"))
-                self._board.add_image(path.stem, picture, done, dataformats="HWC")
+                self._show(summary.image(path.stem, picture, dataformats="HWC"), done)
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
