@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+import wave
 
 import numpy as np
 import pytest
@@ -88,3 +89,19 @@ def test_samples_are_heard_as_they_arrive():
         first = next(sound)
         os.close(writing)
         assert len(first) + sum(map(len, sound)) == 400
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+def test_a_recording_behind_the_first_is_told(tmp_path, seekable):
+    path = tmp_path / "a.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.full(8000, 900, "<i2").tobytes())
+    for count in (1, 2):
+        (tmp_path / "b.wav").write_bytes(path.read_bytes() * count)
+        with open(tmp_path / "b.wav", "rb") as file:
+            sound = read_audio("-", stdin=file if seekable else io.BytesIO(file.read()))
+            assert sum(map(len, sound)) == 8000
+        assert len(sound.notes) == count - 1 and all("several recordings" in note for note in sound.notes)

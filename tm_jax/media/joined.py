@@ -19,9 +19,17 @@ _HEADS = {
     "au": rb"\.snd\0[^\xff]{3}.{4}\0\0\0.",
 }
 """FFmpeg's name of a container → what each of its recordings begins with."""
+HEAD = 32
+"""Bytes that are enough to know any of them by."""
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 _UNPLAYED = 0.05
 """Share of an mp4's media that is not shown, from which on a second index counts as another recording's."""
+
+
+def heads(content: bytes) -> list[tuple[str, int]]:
+    """Containers that a recording may begin in these bytes, by FFmpeg's names, and where."""
+    found = ((form, re.search(head, content, re.DOTALL)) for form, head in _HEADS.items())
+    return [(form, match.start()) for form, match in found if match is not None]
 
 
 def joined_at(path: Path, form: str, played: int) -> int | None:

@@ -55,10 +55,12 @@ def read_audio(source: str | os.PathLike, stdin: io.IOBase | None = None) -> Sou
     """
     if str(source) == "-":
         name, notes = "standard input", []
-        content, end = open_standard_input(stdin)
+        content, end, begun = open_standard_input(stdin)
         if not isinstance(content, av.container.InputContainer):
             return Sound(_first_now(content, name), None, notes, end)
-        return dataclasses.replace(_opened(name, None, content, notes), close=end)
+        sound = _opened(name, None, content, notes)
+        blocks = _told_if_joined(sound.blocks, content.format.name, begun, notes)
+        return dataclasses.replace(sound, blocks=blocks, close=end)
     path = Path(source)
     container = open_media(path, "audio file")
     note = check_wav(path)
@@ -74,6 +76,18 @@ def _opened(name: str, path: Path | None, container: av.container.InputContainer
     expected = Expectation(path, container, stream)
     blocks = _decoded_blocks(name, path, container, expected, notes)
     return Sound(_first_now(blocks, name), expected.seconds, notes)
+
+
+def _told_if_joined(
+    blocks: Iterator[np.ndarray], form: str, begun: set[str], notes: list[str]
+) -> Iterator[np.ndarray]:
+    """The same blocks; then it is told where another recording has begun behind the one that was played."""
+    yield from blocks
+    if form in begun:
+        notes.append(
+            "Standard input holds several recordings, of which the first alone is played, or the others "
+            "wrongly: join them with a program for sound."
+        )
 
 
 def _first_now(blocks: Iterator[np.ndarray], name: str) -> Iterator[np.ndarray]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from tm_jax.errors import InputError
 from tm_jax.media.bare_frames import frame_size
+from tm_jax.media.joined import HEAD, heads
 
 BLOCK = 3200
 LOOK = 8192
@@ -43,10 +44,11 @@ _OTHER = (
 
 def open_standard_input(
     stdin: io.IOBase | None = None,
-) -> tuple[av.container.InputContainer | Iterator[np.ndarray], Callable[[], None]]:
+) -> tuple[av.container.InputContainer | Iterator[np.ndarray], Callable[[], None], set[str]]:
     """What is on standard input: a container that was recognised, or blocks of raw s16le 16 kHz mono.
 
-    With it comes a function that ends it at once, for whoever waits for more in another thread.
+    With it come a function that ends it at once, for whoever waits for more in another thread, and the
+    containers of which another recording was seen to begin behind the first; it fills as it is read.
 
     Raises:
       InputError: it is closed, a terminal, no sound, or a file that cannot be played from its beginning.
@@ -64,14 +66,14 @@ def open_standard_input(
     if pipe.known(_OTHER) or _text(pipe.look(512)):
         raise InputError("Standard input holds no sound: pipe a sound file or raw samples in.")
     if not pipe.known(_SOUND) and not _bare_frames(pipe):
-        return _samples(pipe), pipe.end
+        return _samples(pipe), pipe.end, pipe.begun
     try:
         container = av.open(pipe, options={"protocol_whitelist": ""}, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError(REFUSED) from error
     if container.format.name == "wv" and not hasattr(pipe, "seek"):
         raise InputError(REFUSED)
-    return container, pipe.end
+    return container, pipe.end, pipe.begun
 
 
 class _Pipe:
@@ -82,6 +84,8 @@ class _Pipe:
 
     def __init__(self, stdin: io.IOBase):
         self._ahead, self._ended = b"", False
+        self.begun: set[str] = set()
+        self._place, self._last = 0, b""
         self._over = threading.Event()
         self.end = self._over.set
         try:
@@ -110,8 +114,9 @@ class _Pipe:
         """Where standard input is a file: PyAV takes this object for one then."""
         if whence == os.SEEK_CUR:
             offset -= len(self._ahead)
-        self._ahead, self._ended = b"", False
-        return os.lseek(self._descriptor, offset, whence)
+        self._ahead, self._ended, self._last = b"", False, b""
+        self._place = os.lseek(self._descriptor, offset, whence)
+        return self._place
 
     def look(self, size: int) -> bytes:
         """The next bytes, which stay."""
@@ -125,8 +130,12 @@ class _Pipe:
         """Some of the next bytes; none at the end."""
         if self._ahead:
             part, self._ahead = self._ahead[:size], self._ahead[size:]
-            return part
-        return b"" if self._ended else self._more(size)
+        else:
+            part = b"" if self._ended else self._more(size)
+        seen = self._last + part
+        self.begun.update(form for form, at in heads(seen) if self._place - len(self._last) + at > 0)
+        self._place, self._last = self._place + len(part), seen[-HEAD:]
+        return part
 
     def known(self, marks: tuple[tuple[int, bytes], ...]) -> bool:
         """Whether one of the marks lies at its place."""
