@@ -4,6 +4,7 @@ Transparency is laid over mid-grey, the value that the image-to-video condition 
 """
 
 import io
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -17,6 +18,9 @@ from tm_jax.media.colour import to_srgb
 from tm_jax.media.files import check_file, check_writable, shown, written_whole
 from tm_jax.media.framing import Box, crop_window
 from tm_jax.media.stated_colours import stated_profile
+
+# What Pillow logs of a damaged picture is told here, in one sentence.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 SMALLEST_SIDE = 16
 
