@@ -12,7 +12,6 @@ import itertools
 import numpy as np
 
 from tm_jax.bench.call_recording import Recording, Sound
-from tm_jax.evaluation.lip_sync import correlations, lip_sync
 from tm_jax.evaluation.statistics import pearson
 from tm_jax.rates import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -21,8 +20,8 @@ SOON = 4.0
 SETTLING = 10.0
 """Seconds until the browser has enough of the sender's reports to relate the two clocks."""
 SHIFTS = np.arange(-0.04, 0.0401, 0.01)
-"""Seconds by which the picture may be behind its sound, a frame at most: one for the whole call, since the
-browser hands sound to a script with a latency of its own."""
+"""Seconds by which the picture may be behind its sound where lip-sync is read: a frame at most.  Browsers leave
+skews of less than 30 ms alone, and hand sound to a script with a latency of its own."""
 ORDER = ("thinking", "speaking", "listening")
 
 
@@ -121,12 +120,14 @@ def right(turn: Turn) -> bool:
 
 
 def whole_answers(recording: Recording, opening: np.ndarray, answers: list[Answer]) -> list[Heard]:
-    """Where an answer was heard from its first sample to its last, and the mouth that went with it."""
+    """Where an answer was heard without a word of the user in it, and the mouth that went with it."""
+    said = [start for start, _ in stretches(recording.microphone.levels())]
     found = []
     for begin, _ in stretches(recording.heard.levels(), gap=1.0):
         for which, answer in enumerate(answers):
             start, likeness = _place(recording.heard, answer.samples, begin)
-            if likeness > 0.8:
+            end = start + len(answer.samples) / SAMPLE_RATE
+            if likeness > 0.8 and not any(start < word < end for word in said):
                 middles = start + (np.arange(len(answer.opening)) + 0.5) / FRAMES_PER_SECOND
                 at = middles + SHIFTS[:, None]
                 shown = np.searchsorted(recording.frame_times, at, side="right") - 1
@@ -155,49 +156,58 @@ def _loudness(samples: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(frames, dtype=np.float64).mean(1))
 
 
-def best_shift(heard: list[Heard], answers: list[Answer]) -> int:
-    """Which of ``SHIFTS`` fits the whole call best."""
-    values = np.array([[lip_sync_of(one, answers, shift) for shift in range(len(SHIFTS))] for one in heard])
-    return int(values.mean(0).argmax()) if len(values) else len(SHIFTS) // 2
+def best_shift(one: Heard, answers: list[Answer]) -> int:
+    """Which of ``SHIFTS`` fits an answer best."""
+    return int(np.argmax([_sync(shown, answers[one.which]) for shown in one.shown]))
 
 
-def lip_sync_of(one: Heard, answers: list[Answer], shift: int) -> float:
-    """Of one answer, over its speaking frames."""
-    answer = answers[one.which]
+def lip_sync_of(one: Heard, answers: list[Answer]) -> float:
+    """Of one answer, over its speaking frames, where it fits best."""
+    return _sync(one.shown[best_shift(one, answers)], answers[one.which])
+
+
+def _sync(shown: np.ndarray, answer: Answer) -> float:
     speaking = answer.mode == 1
-    return pearson(one.shown[shift, speaking], answer.opening[speaking])
+    return pearson(shown[speaking], answer.opening[speaking])
 
 
 def lip_sync_figures(heard: list[Heard], answers: list[Answer], files: list[np.ndarray]) -> dict[str, float]:
     """Lip-sync in the browser, and less the lip-sync of the videos that infer.py made of the same sounds.
 
+    Each answer is read at that of ``SHIFTS`` where it fits best, and so are the videos.
+
     Args:
       files: openings read from those videos.
     """
-    count = min(len(answer.opening) for answer in answers)
-    stack = lambda rows: np.stack([np.asarray(row)[:count] for row in rows])
-    truth, mode = (stack([getattr(answer, name) for answer in answers]) for name in ("opening", "mode"))
-    offline = correlations(stack(files), truth, mode)
     if not heard:
         missing = "lip-sync in the browser", "lip-sync, browser less infer.py"
         return {"answers heard whole": 0.0, **dict.fromkeys(missing, float("nan"))}
-    which, best = [one.which for one in heard], best_shift(heard, answers)
-    measured = lambda shift: lip_sync(stack([one.shown[shift] for one in heard]), truth[which], mode[which])
-    sync, still = measured(best), measured(len(SHIFTS) // 2)
-    less = np.array(sync.per_clip) - offline[which]
-    # Where the two halves of the call fit best tells whether sound and picture drift apart.
+    offline = np.array([_file_sync(file, answer) for file, answer in zip(files, answers, strict=True)])
+    which = [one.which for one in heard]
+    sync = np.array([lip_sync_of(one, answers) for one in heard])
+    still = np.array([_sync(one.shown[len(SHIFTS) // 2], answers[one.which]) for one in heard])
+    late = FRAMES_PER_SECOND * np.array([SHIFTS[best_shift(one, answers)] for one in heard])
     half = len(heard) // 2
-    late = [SHIFTS[best_shift(part, answers)] for part in (heard[:half], heard[half:])]
     return {
         "answers heard whole": float(len(heard)),
         "lip-sync of infer.py": float(offline[which].mean()),
-        "lip-sync in the browser": sync.correlation.mean,
-        "lip-sync, browser less infer.py": float(less.mean()),
-        "lip-sync, worst answer less infer.py": float(less.min()),
-        "picture behind its sound, frames": FRAMES_PER_SECOND * float(SHIFTS[best]),
-        "lip-sync in the browser without that shift": still.correlation.mean,
-        "the shift, second half less first, frames": FRAMES_PER_SECOND * float(late[1] - late[0]),
+        "lip-sync in the browser": float(sync.mean()),
+        "lip-sync, browser less infer.py": float((sync - offline[which]).mean()),
+        "lip-sync, worst answer less infer.py": float((sync - offline[which]).min()),
+        "lip-sync in the browser, unshifted": float(still.mean()),
+        "picture behind its sound, frames, median": float(np.median(late)),
+        "picture off its sound, frames, p95": float(np.percentile(np.abs(late), 95)),
+        "second half of the call behind the first, frames": float(late[half:].mean() - late[:half].mean())
+        if half
+        else 0.0,
     }
+
+
+def _file_sync(opening: np.ndarray, answer: Answer) -> float:
+    """Of a video, at a shift of a frame at most."""
+    count = len(answer.opening)
+    frames = np.arange(count)[None] + np.array([[-1], [0], [1]])
+    return max(_sync(opening[row.clip(0, len(opening) - 1)], answer) for row in frames)
 
 
 def call_figures(recording: Recording, opening: np.ndarray, chunk_seconds: float) -> dict[str, float]:

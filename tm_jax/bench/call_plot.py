@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tm_jax.bench.call_figures import Answer, Heard, best_shift, lip_sync_of
+from tm_jax.bench.call_figures import Answer, Heard, lip_sync_of
 from tm_jax.bench.call_recording import Recording
 from tm_jax.errors import InputError
 
@@ -55,9 +55,8 @@ def plot(
     skew.plot(minutes(recording.skew[:, 0]), 25 * recording.skew[:, 1], lw=0.6)
     skew.axhline(0, color="grey", lw=0.5)
     skew.set(title="sound ahead of picture, frames, by the browser's account")
-    shift = best_shift(heard, answers)
     for one in heard:
-        sync.plot(minutes(one.start), lip_sync_of(one, answers, shift), "o", ms=4, color=f"C{one.which}")
+        sync.plot(minutes(one.start), lip_sync_of(one, answers), "o", ms=4, color=f"C{one.which}")
     sync.set(title="lip-sync of each answer", ylim=(0, 1))
     held.plot([m["seconds"] / 60 for m in memory], [m["mebibytes"] for m in memory], "o-", ms=3)
     held.set(title="the server's memory, MiB", xlabel="minutes", ylim=(0, None))

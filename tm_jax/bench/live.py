@@ -18,7 +18,6 @@ import numpy as np
 from tm_jax.bench.browser import Browser
 from tm_jax.bench.call_figures import (
     Answer,
-    best_shift,
     call_figures,
     lip_sync_figures,
     lip_sync_of,
@@ -62,7 +61,7 @@ class Arguments:
     sentence: float = 2.0
     """Seconds of the shipped speech that the user says in a turn."""
     interrupt_every: int = 4
-    """The user talks over every so manieth answer; 0 over none."""
+    """The user talks over one answer in so many; 0 over none."""
     weights: ShippedPath = WEIGHTS
     """Folder of the models."""
     image: ShippedPath = IMAGE
@@ -176,13 +175,13 @@ def openings(recording: Recording, arguments: Arguments, sounds: list[Path], fol
 
 def by_minute(recording: Recording, heard: list, answers: list[Answer], memory: list[dict]) -> list[dict]:
     """Memory, rate, skew and lip-sync of every whole minute."""
-    begin, rows, shift = recording.frame_times[0], [], best_shift(heard, answers)
+    begin, rows = recording.frame_times[0], []
     inside = lambda times, minute: (times >= begin + 60 * minute) & (times < begin + 60 * (minute + 1))
     for minute in range(int((recording.frame_times[-1] - begin) // 60)):
         times = recording.frame_times[inside(recording.frame_times, minute)]
         skew = recording.skew[inside(recording.skew[:, 0], minute), 1]
         inside_it = [one for one in heard if inside(np.array([one.start]), minute)[0]]
-        syncs = [lip_sync_of(one, answers, shift) for one in inside_it]
+        syncs = [lip_sync_of(one, answers) for one in inside_it]
         held = [m["mebibytes"] for m in memory if 60 * minute <= m["seconds"] < 60 * (minute + 1)]
         rows.append(
             {

@@ -18,7 +18,7 @@ class TurnConfig:
 
     shortest: float = 0.2
     """Seconds of voice that make an utterance; less is a cough."""
-    pause: float = 0.4
+    pause: float = 0.35
     """Seconds without voice that end an utterance."""
     longest: float = 30.0
     """Seconds after which an utterance is taken as it is."""
