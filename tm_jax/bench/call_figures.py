@@ -20,8 +20,9 @@ SOON = 4.0
 SETTLING = 10.0
 """Seconds until the browser has enough of the sender's reports to relate the two clocks."""
 SHIFTS = np.arange(-0.04, 0.0401, 0.01)
-"""Seconds by which the picture may be behind its sound where lip-sync is read: a frame at most.  Browsers leave
-skews of less than 30 ms alone, and hand sound to a script with a latency of its own."""
+"""Seconds by which the picture may be behind its sound where lip-sync is read: a frame at most.
+
+Browsers leave skews of less than 30 ms alone, and hand sound to a script with a latency of its own."""
 ORDER = ("thinking", "speaking", "listening")
 
 
