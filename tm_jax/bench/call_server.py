@@ -7,6 +7,7 @@ by the same voice activity as the mirror and answers at once with sound that is 
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
 import sys
 import threading
@@ -46,7 +47,8 @@ class Left:
 
     @classmethod
     def now(cls) -> "Left":
-        """Of this process; threads are ours, tasks are those of a loop's thread."""
+        """Of this process, without what only waits to be collected; threads are ours."""
+        gc.collect()
         sockets = 0
         for file in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):

