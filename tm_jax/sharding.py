@@ -68,6 +68,8 @@ class ShardingRules:
     whole_heads: str | tuple[str, ...] | None = ("tensor", "context")
     """Heads while each device holds all tokens of its own: in self-attention, and in a stream's cache."""
     condition: str | tuple[str, ...] | None = None
+    rank: str | tuple[str, ...] | None = ("fsdp", "context")
+    """The inner axis of a low-rank change, where the outer one is not ``embed``."""
 
     def spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
         """The PartitionSpec of an array whose axes carry these logical names."""
@@ -198,15 +200,18 @@ def _divides(shape: tuple[int, ...], spec: PartitionSpec, mesh: AnyMesh) -> Part
 
 def variable_sharding(variable: nnx.Variable, mesh: AnyMesh, rules: ShardingRules) -> NamedSharding:
     """The sharding of one parameter, from the logical names in its metadata."""
-    names = variable.get_metadata().get("axes")
-    shape = variable.shape
+    names, shape = _names(variable), variable.shape
     if names is None:
         return replicated(mesh)
-    if len(names) == len(shape) - 1:
-        names = ("layer", *names)
     if len(names) != len(shape):
         raise ValueError(f"axes {names} do not name the dimensions of a parameter of shape {shape}")
     return NamedSharding(mesh, _divides(shape, rules.spec(names), mesh))
+
+
+def _names(variable: nnx.Variable) -> tuple[str | None, ...] | None:
+    """The logical names of a parameter's axes, that of stacked layers included."""
+    names = variable.get_metadata().get("axes")
+    return ("layer", *names) if names is not None and len(names) == variable.ndim - 1 else names
 
 
 def shardings_like(tree, mesh: AnyMesh, rules: ShardingRules = ShardingRules()):
@@ -239,17 +244,22 @@ def keep_sharded(tree, rules: ShardingRules = ShardingRules()):
     return jax.lax.with_sharding_constraint(tree, shardings_like(tree, mesh, rules))
 
 
-def gathered(tree, dtype: str, rules: ShardingRules = ShardingRules()):
+def gathered(
+    tree, dtype: str, rules: ShardingRules = ShardingRules(), *, whole: tuple[str, ...] = ("embed",)
+):
     """The parameters that carry names, in this precision, whole along axes that are split for storage alone.
 
     Left to itself the compiler may rather move activations, which are larger.  Gradients go back to where the
     parameters lie.  Does nothing but the rounding outside ``jax.set_mesh`` or on one device.
+
+    Args:
+      whole: logical names of those axes.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    in_use = dataclasses.replace(rules, embed=None)
+    in_use = dataclasses.replace(rules, **dict.fromkeys(whole))
 
     def one(variable):
-        names = variable.get_metadata().get("axes")
+        names = _names(variable)
         if names is None:
             return variable
         value = variable[...].astype(dtype)

@@ -109,13 +109,13 @@ def test_the_distillation_s_programs_are_those_that_run(rng):
         state = training_state(phase, mesh, experiment.loop.rules, rng)
         batch, key = real(phase.abstract_batch(mesh), rng), state.student.key
         frozen = real(planned["gap"].arguments[0], rng)
-        own = run["own_1"](state.student.model, batch, key)
+        own = run["own_1"](state.student.model, batch, key, None)
         given = {
-            "warmup": (state.student, batch, key),
-            "long_1": (state.student.model, batch, key),
-            "critic": (state.critic, own, key),
+            "warmup": (state.student, batch, key, None),
+            "long_1": (state.student.model, batch, key, None),
+            "critic": (state.critic, own, key, None),
             "gap": (frozen, state.critic.model, own.clean, own.conditioning, key),
-            "student": (state.student, own, own.clean, batch, key),
+            "student": (state.student, own, own.clean, batch, key, None),
         }
         for name, arguments in given.items():
             planned_text = text(planned[name].function, *planned[name].arguments)

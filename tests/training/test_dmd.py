@@ -106,7 +106,7 @@ def test_gap_of_equal_scores_is_zero_and_nan_is_dropped(getkey, batch):
 
 def test_each_step_touches_only_what_it_trains(phase, batch, getkey):
     host = lambda tree: [np.asarray(leaf) for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32]
-    before = host(phase.teacher())
+    before = host(phase.frozen.teacher())
     state = phase.start(jax.jit(phase.init)(getkey()))
     student, critic = host(state.student.model), host(state.critic.model)
     differ = lambda tree, old: any((new != was).any() for new, was in zip(host(tree), old, strict=True))
@@ -114,14 +114,14 @@ def test_each_step_touches_only_what_it_trains(phase, batch, getkey):
     state, _ = phase.step(state, batch, 0)
     assert differ(state.student.model, student)
     assert not differ(state.critic.model, critic)
-    assert not differ(phase.teacher(), before)
+    assert not differ(phase.frozen.teacher(), before)
     student, critic = host(state.student.model), host(state.critic.model)
     state, metrics = phase.step(state, batch, 1)
     assert {"critic_loss", "dmd_loss", "regression_loss", "gap_norm", "student_grad_norm"} <= set(metrics)
     assert all(np.isfinite(value) for value in metrics.values())
     assert differ(state.critic.model, critic)
     assert differ(state.student.model, student)
-    assert not differ(phase.teacher(), before)
+    assert not differ(phase.frozen.teacher(), before)
     assert (phase.config.loop.folder / "warmup.safetensors").exists()
 
 
@@ -133,7 +133,7 @@ def test_a_student_starts_from_another_runs_warmup_and_its_critic_from_the_teach
     state = started.start(jax.jit(started.init)(getkey()))
     same = lambda one, other: jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))
     assert same(state.student.model, warmed) and same(state.student.ema, warmed)
-    assert same(state.critic.model, phase.teacher()) and not same(state.critic.model, warmed)
+    assert same(state.critic.model, phase.frozen.teacher()) and not same(state.critic.model, warmed)
     missing = dataclasses.replace(config, init_from=str(tmp_path / "nowhere.safetensors")).build()
     with pytest.raises(InputError, match="nowhere"):
         missing.start(jax.jit(missing.init)(getkey()))

@@ -87,6 +87,9 @@ def resident(steps: dict[str, tuple[Callable, tuple]]) -> dict[str, float]:
     if "gap" in steps:
         teacher = _of_state(steps["gap"][1])[0]
         found["teacher"] = local_bytes(teacher)
+        # Low-rank changes are of the teacher, or of a transformer of the student's own.
+        for frozen in _of_state(steps["warmup"][1])[1:]:
+            found["frozen student"] = 0.0 if frozen is teacher else local_bytes(frozen)
     return {kind: size for kind, size in found.items() if size}
 
 

@@ -13,7 +13,7 @@ from tm_jax.plan.hardware import Topology, topology
 from tm_jax.plan.planning import plan
 from tm_jax.plan.recipe import hours, placed_on, rooflines, sizes_on
 from tm_jax.plan.report import Plan, overview, table
-from tm_jax.plan.roofline import parameters
+from tm_jax.plan.roofline import low_rank, parameters
 from tm_jax.sharding import MeshConfig
 
 Said = Callable[[str], None]
@@ -60,8 +60,10 @@ def estimate(experiment: Any, where: Topology) -> float:
     shards, tensor, context = sizes["fsdp"] * sizes["context"], sizes["tensor"], sizes["context"]
     blocks, rest = parameters(model)
     held = (blocks + rest) / (shards * tensor)
+    distils, rank = hasattr(experiment, "rollout"), getattr(experiment, "lora", 0)
+    trained = low_rank(model, rank) / where.devices if rank else held
     # Parameters, two moments and average in float32; for a critic without average; the teacher in bfloat16.
-    kept = (16 + (12 + 2 if hasattr(experiment, "rollout") else 0)) * held
+    kept = (16 + 12 * distils) * trained + 2 * distils * held
     rows, columns = experiment.videos.grid
     tokens = experiment.clip.frames * rows // model.patch[1] * (columns // model.patch[2])
     clips = loop.batch_size / (sizes["data"] * sizes["fsdp"] * loop.accumulate)
@@ -70,7 +72,7 @@ def estimate(experiment: Any, where: Topology) -> float:
     saved = {"none": 60, "products": 10 + model.ffn / model.width, "full": 1, "offload": 0}[model.remat]
     activations = local * model.width * (model.layers * saved + 40)
     # The sum so far, the newest part, and the layers that are on their way to their shards.
-    gradients = 4 * held * (3 if loop.accumulate > 1 or hasattr(experiment, "rollout") else 2)
+    gradients = 4 * held * (3 if loop.accumulate > 1 or distils else 2)
     layer = 2 * 6 * blocks / (model.layers * tensor)
     return kept + activations + gradients + layer
 

@@ -12,6 +12,7 @@ given there carries no gradient, so that making it is a program of its own; it c
                             └ K/V as streamed, without gradient ─► read by C_t-5    0-2, 18-20, 18-20 …
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -32,6 +33,7 @@ from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import DiT
 from tm_jax.nn.masks import SparseCausal, positions
 from tm_jax.sharding import AnyMesh, ShardingRules, array_sharding
+from tm_jax.training.abstract import with_shardings
 from tm_jax.training.accumulate import WHOLE, in_parts
 from tm_jax.types import Conditioning, Latents
 
@@ -72,6 +74,13 @@ def clip_shardings(clip: StudentClip, mesh: AnyMesh, rules: ShardingRules) -> li
         array_sharding(leaf.shape, names[axis], mesh, rules)
         for leaf, axis in zip(jax.tree.leaves(clip), clip.batch_axes(), strict=True)
     ]
+
+
+def abstract_clip(draw: Callable, arguments: tuple, mesh: AnyMesh, rules: ShardingRules) -> StudentClip:
+    """Shapes and shardings of what a program that draws a clip gives."""
+    clip = jax.eval_shape(draw, *arguments)
+    leaves, treedef = jax.tree.flatten(clip)
+    return treedef.unflatten(with_shardings(leaves, clip_shardings(clip, mesh, rules)))
 
 
 def keep_clip(clip: StudentClip, rules: ShardingRules) -> StudentClip:

@@ -31,6 +31,9 @@ class StudentExperiment:
     init_from: str | None = None
     """Where the student starts instead, such as another run's warm-up: weights of ours, or a public folder or
     Hub id.  The critic always starts from the teacher."""
+    lora: int = 0
+    """Rank of the changes of the blocks' kernels that are all that student and critic learn, on top of the
+    frozen transformers where they start (LoRA, `training/low_rank.py`); 0 trains all parameters."""
     rollout: RolloutConfig = RolloutConfig()
     loss: DistillationLoss = DistillationLoss()
     warmup: int = 300
@@ -69,6 +72,8 @@ class StudentExperiment:
 
     def __post_init__(self):
         check_clips(self)
+        if self.lora < 0:
+            raise ValueError(f"lora {self.lora}: give a rank, or 0 to train all parameters")
         if self.long_every and self.long_chunks < self.clip.chunks:
             raise ValueError(
                 f"long_chunks {self.long_chunks}: a stream holds at least {self.clip.chunks} chunks"

@@ -10,11 +10,11 @@ Each update of the student is three programs, so that the memory of none adds to
     student             the clean clip again, with gradient; DMD + regression; the average of the parameters
 
 Student and critic are float32 with their optimizers; the teacher, which never changes, is stored in its
-compute dtype.  All are sharded by the same rules, and none is ever whole on a host.
+compute dtype.  All are sharded by the same rules, and none is ever whole on a host.  With ``lora`` the two
+are low-rank changes of a frozen transformer (`low_rank`): the teacher or, for the student, ``init_from``.
 """
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,6 @@ from tm_jax.training.abstract import (
     compiled_once,
     conditioning_shapes,
     latent_shapes,
-    placed,
-    with_shardings,
 )
 from tm_jax.training.accumulate import Loss, gradients_of, in_parts
 from tm_jax.training.clip_data import (
@@ -62,13 +60,15 @@ from tm_jax.training.dmd import (
     score_gap,
 )
 from tm_jax.training.flow_matching import NoisedClip
+from tm_jax.training.frozen import Frozen
+from tm_jax.training.low_rank import Adapters, through, whole
 from tm_jax.training.networks import copied, frozen_dit, open_dit
 from tm_jax.training.ode_pairs import OdePairs, make_pairs, pairs_batch, sample_pairs
 from tm_jax.training.optim import make_optimizer
 from tm_jax.training.passes import ClipShape, distillation_passes
 from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
-from tm_jax.training.student_clips import CLIPS, StudentClip, clip_shardings, estimate, keep_clip
+from tm_jax.training.student_clips import CLIPS, StudentClip, abstract_clip, estimate, keep_clip
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.types import Conditioning, Latents
 
@@ -79,6 +79,8 @@ class DistillationState:
 
     student: TrainState
     critic: TrainState
+    base: Any = None
+    """With ``lora``, which frozen transformers the changes belong to: an uint32 of their values."""
 
 
 class PairedClips(grain.transforms.RandomMap):
@@ -107,7 +109,7 @@ class StudentPhase:
         self.warmup_tx = make_optimizer(config.warmup_optim)
         self.tx = make_optimizer(config.optim)
         self.critic_tx = make_optimizer(config.critic_optim)
-        self._frozen: DiT | None = None
+        self.frozen = Frozen(config)
         self._device: DeviceClips | None = None
         self._passes = distillation_passes(
             config.model,
@@ -129,25 +131,26 @@ class StudentPhase:
         }
         self.sample_pairs = compiled_once("pairs", partial(sample_pairs, config.pairs.sampler))
         self._rollout = jax.jit(
-            lambda model, conditioning, noises: shard(
-                parallel_steps(model, config.rollout, conditioning, noises)[1]
+            lambda base, student, conditioning, noises: shard(
+                parallel_steps(self._whole(base, student), config.rollout, conditioning, noises)[1]
             )
         )
+        self._merge = jax.jit(self._whole)
 
-    def teacher(self) -> DiT:
-        """The frozen teacher on the current mesh, read when it is first needed.
-
-        Raises:
-            InputError: it is missing or of another config.
-        """
-        if self._frozen is None:
-            source = open_dit(self.config.teacher, self.config.model)
-            self._frozen = source.load(self.config.loop.rules, frozen=True)
-        return self._frozen
+    def _whole(self, base: DiT | None, trained: Any) -> DiT:
+        return whole(base, trained, self.config.loop.rules)
 
     def init(self, key: jax.Array) -> DistillationState:
-        """Student and critic of zeros, in whose place ``start`` puts values from files."""
+        """Student and critic of zeros, in whose place ``start`` puts values from files; or no changes."""
         keys = jax.random.split(key)
+        if rank := self.config.lora:
+            abstract = jax.eval_shape(lambda: frozen_dit(self.config.model))
+            student, critic = (Adapters(abstract, rank, jax.random.fold_in(one, 0)) for one in keys)
+            return DistillationState(
+                TrainState.create(student, self.tx, keys[0]),
+                TrainState.create(critic, self.critic_tx, keys[1], averaged=False),
+                jnp.zeros((), jnp.uint32),
+            )
         zeros = lambda: jax.tree.map(jnp.zeros_like, DiT(self.config.model, rngs=nnx.Rngs(0)))
         return DistillationState(
             TrainState.create(zeros(), self.tx, keys[0]),
@@ -161,6 +164,9 @@ class StudentPhase:
             InputError: a file is missing or of another config.
         """
         config, rules = self.config, self.config.loop.rules
+        if config.lora:
+            self.frozen.of_student()
+            return state.replace(base=jax.device_put(self.frozen.digest(), state.base.sharding))
         sources = [
             open_dit(path, config.model) for path in (config.teacher, config.init_from or config.teacher)
         ]
@@ -177,27 +183,29 @@ class StudentPhase:
         """One step: warm-up, or a critic update and, in its turn, a student update."""
         config = self.config
         batch = batch if self._device is None else self._device.batch(batch)
+        self.frozen.check(state.base)
+        base = self.frozen.of_student()
         if index < config.warmup:
             _, _, key = self._keys(state.student.key, state.student.step)
-            student, metrics = self._warm(state.student, batch, key)
+            student, metrics = self._warm(state.student, batch, key, base)
             return state.replace(student=student), metrics
         if index == config.warmup:
             self.save_baseline(state)
         clip_key, noise_key, _ = self._keys(state.critic.key, state.critic.step)
-        own = self._draws["own", config.rollout.steps - 1](state.student.model, batch, clip_key)
-        critic, metrics = self._critic(state.critic, own, noise_key)
+        own = self._draws["own", config.rollout.steps - 1](state.student.model, batch, clip_key, base)
+        critic, metrics = self._critic(state.critic, own, noise_key, self.frozen.of_critic())
         del own
         state = state.replace(critic=critic)
         turn = config.turn(index)
         if turn is not None:
             step, source = config.draw(index, turn)
             clip_key, gap_key, regression_key = self._keys(state.student.key, state.student.step)
-            clip = self._draws[source, step](state.student.model, batch, clip_key)
+            clip = self._draws[source, step](state.student.model, batch, clip_key, base)
             # Clips of all sources are the same to the scores: one program serves them.
             drawn = clip.clean, clip.conditioning
-            gap, sizes = self._gap(self.teacher(), state.critic.model, *drawn, gap_key)
+            gap, sizes = self._gap(self.frozen.teacher(), state.critic.model, *drawn, gap_key)
             update = self._student_long if source == "long" else self._student
-            student, student_metrics = update(state.student, clip, gap, batch, regression_key)
+            student, student_metrics = update(state.student, clip, gap, batch, regression_key, base)
             state, metrics = state.replace(student=student), metrics | sizes | student_metrics
         return state, metrics
 
@@ -234,9 +242,9 @@ class StudentPhase:
         config, rules = self.config, self.config.loop.rules
         state, batch = abstract_state(self, mesh, rules), self.abstract_batch(mesh)
         student, critic, key = state.student, state.critic, state.student.key
-        teacher = placed(jax.eval_shape(lambda: frozen_dit(config.model)), mesh, rules)
+        teacher, base, critics_base = self.frozen.abstract(mesh)
         clips = {
-            of: self._abstract_clip(partial(self._draw_clip, *of), (student.model, batch, key), mesh)
+            of: abstract_clip(partial(self._draw_clip, *of), (student.model, batch, key, base), mesh, rules)
             for of in config.sources
         }
         own = clips["own", config.rollout.steps - 1]
@@ -251,40 +259,38 @@ class StudentPhase:
         )
         found = {
             "pairs": (self.sample_pairs, (teacher, *pairs)),
-            "warmup": (self._warm, (student, batch, key)),
-            "critic": (self._critic, (critic, own, key)),
+            "warmup": (self._warm, (student, batch, key, base)),
+            "critic": (self._critic, (critic, own, key, critics_base)),
             "gap": (self._gap, (teacher, critic.model, own.clean, own.conditioning, key)),
-            "student": (self._student, (student, own, gap, batch, key)),
+            "student": (self._student, (student, own, gap, batch, key, base)),
         }
         found |= {
-            f"{source}_{step}": (draw, (student.model, batch, key))
+            f"{source}_{step}": (draw, (student.model, batch, key, base))
             for (source, step), draw in self._draws.items()
         }
         if config.long_every:
             long = clips["long", config.rollout.steps - 1]
-            found["student_long"] = (self._student_long, (student, long, gap, batch, key))
+            found["student_long"] = (self._student_long, (student, long, gap, batch, key, base))
         return found
 
-    def _abstract_clip(self, draw: Callable, arguments: tuple, mesh: AnyMesh) -> StudentClip:
-        clip = jax.eval_shape(draw, *arguments)
-        leaves, treedef = jax.tree.flatten(clip)
-        return treedef.unflatten(with_shardings(leaves, clip_shardings(clip, mesh, self.config.loop.rules)))
-
-    def _draw_clip(self, source: str, step: int, student: DiT, batch: dict, key: jax.Array) -> StudentClip:
-        config = self.config
+    def _draw_clip(
+        self, source: str, step: int, student: Any, batch: dict, key: jax.Array, base: DiT | None
+    ) -> StudentClip:
+        config, student = self.config, self._whole(base, student)
         clip = CLIPS[source](student, config.rollout, batch, step, key, parts=config.loop.accumulate)
         return keep_clip(clip, config.loop.rules)
 
     def _score_gap(
         self,
         teacher: DiT,
-        critic: DiT,
+        critic: Any,
         clean: Latents,
         conditioning: dict[str, jax.Array],
         key: jax.Array,
     ) -> tuple[Latents, dict[str, jax.Array]]:
         """The gap of the student's clips at a fresh noise level, and its size."""
         config = self.config
+        critic = self._whole(teacher if config.lora else None, critic)
         noise, sigma = draw_gap(clean, key, config.loss)
         inputs = NoisedClip(clean, noise, sigma, Conditioning(**conditioning))
         gap = in_parts(
@@ -316,12 +322,18 @@ class StudentPhase:
         return [at(step) for step in range(steps)]
 
     def _gradients(
-        self, losses: list[Loss], model: DiT, inputs: dict, axes: list[int] | None = None
-    ) -> tuple[DiT, dict]:
+        self,
+        losses: list[Loss],
+        trained: Any,
+        inputs: dict,
+        base: DiT | None,
+        axes: list[int] | None = None,
+    ) -> tuple[Any, dict]:
         """The gradient, and the metrics with the regression's levels summed up."""
         loop = self.config.loop
+        losses = [through(base, loss, loop.rules) for loss in losses]
         gradients, metrics = gradients_of(
-            losses, model, inputs, parts=loop.accumulate, axes=axes, rules=loop.rules
+            losses, trained, inputs, parts=loop.accumulate, axes=axes, rules=loop.rules
         )
         levels = [metrics.pop(f"regression_{step}") for step in range(self.config.rollout.steps)]
         return gradients, {
@@ -330,15 +342,21 @@ class StudentPhase:
             **metrics,
         }
 
-    def _warmup_update(self, student: TrainState, batch: dict, key: jax.Array):
+    def _warmup_update(self, student: TrainState, batch: dict, key: jax.Array, base: DiT | None):
         inputs = {"regression": self._regression_clips(batch, key)}
-        gradients, metrics = self._gradients(self._regression_losses(1.0), student.model, inputs)
+        gradients, metrics = self._gradients(self._regression_losses(1.0), student.model, inputs, base)
         metrics["loss"] = metrics.pop("regression_loss")
         student = student.apply(gradients, self.warmup_tx, self.config.ema)
         return keep_sharded(student, self.config.loop.rules), metrics
 
     def _student_update(
-        self, student: TrainState, clip: StudentClip, gap: Latents, batch: dict, key: jax.Array
+        self,
+        student: TrainState,
+        clip: StudentClip,
+        gap: Latents,
+        batch: dict,
+        key: jax.Array,
+        base: DiT | None,
     ) -> tuple[TrainState, dict]:
         config = self.config
 
@@ -355,10 +373,10 @@ class StudentPhase:
         rest = jax.tree.leaves({name: inputs[name] for name in ("gap", "regression")})
         axes = clip.batch_axes() + [0] * len(rest)
         losses = [matching, *self._regression_losses(config.loss.regression)]
-        gradients, metrics = self._gradients(losses, student.model, inputs, axes)
+        gradients, metrics = self._gradients(losses, student.model, inputs, base, axes)
         return keep_sharded(student.apply(gradients, self.tx, config.ema), config.loop.rules), metrics
 
-    def _critic_update(self, critic: TrainState, clip: StudentClip, key: jax.Array):
+    def _critic_update(self, critic: TrainState, clip: StudentClip, key: jax.Array, base: DiT | None):
         config, loop = self.config, self.config.loop
         noise, sigma = draw_gap(clip.clean, key, config.loss)
         inputs = NoisedClip(clip.clean, noise, sigma, Conditioning(**clip.conditioning))
@@ -368,7 +386,11 @@ class StudentPhase:
             return loss, {"loss": loss, "critic_loss": loss}
 
         gradients, metrics = gradients_of(
-            [loss_of], critic.model, inputs, parts=loop.accumulate, rules=loop.rules
+            [through(base, loss_of, loop.rules)],
+            critic.model,
+            inputs,
+            parts=loop.accumulate,
+            rules=loop.rules,
         )
         metrics["critic_grad_norm"] = metrics.pop("grad_norm")
         return keep_sharded(critic.apply(gradients, self.critic_tx), loop.rules), metrics
@@ -376,7 +398,7 @@ class StudentPhase:
     def save_baseline(self, state: DistillationState) -> None:
         """The warmed-up student, kept beside the run as a baseline for the evaluation."""
         path = self.config.loop.folder / "warmup.safetensors"
-        save_sharded(path, state.student.ema, self.config.model, self.describe(), step=self.config.warmup)
+        save_sharded(path, self.weights(state), self.config.model, self.describe(), step=self.config.warmup)
 
     def dataset(self) -> grain.MapDataset:
         """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
@@ -387,7 +409,7 @@ class StudentPhase:
         of = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
         folder = config.cache / f"pairs-{of}-{training_videos_digest(config)}"
         pairs = make_pairs(
-            self.teacher,
+            self.frozen.teacher,
             self.sample_pairs,
             videos,
             config.clip,
@@ -412,13 +434,14 @@ class StudentPhase:
         chunk = (config.rollout.chunk, *true.shape[2:])
         drawn = [clip_noises(seed, config.clip.chunks, chunk, config.rollout) for seed in range(len(true))]
         noises = np.stack(drawn, axis=1)
-        clean = np.asarray(self._rollout(state.student.ema, conditioning, noises))
+        clean = np.asarray(self._rollout(self.frozen.of_student(), state.student.ema, conditioning, noises))
         write_preview(config.vae, {"true": true, "student": clean}, folder / f"{index:06d}")
         return {"preview_error": float(np.mean(np.square(clean - true)))}
 
     def weights(self, state: DistillationState) -> DiT:
-        """The averaged student."""
-        return state.student.ema
+        """The averaged student, its changes merged."""
+        base = self.frozen.of_student()
+        return state.student.ema if base is None else self._merge(base, state.student.ema)
 
     def describe(self) -> dict[str, Any]:
         """The rollout that the student was distilled for."""
