@@ -100,8 +100,8 @@ def parameters(config: DiTConfig) -> tuple[float, float]:
     return float(config.layers * block), float(rest)
 
 
-def low_rank(config: DiTConfig, rank: int) -> float:
-    """Parameters of low-rank changes of the blocks' kernels (`training.low_rank`)."""
+def adapters(config: DiTConfig, rank: int) -> float:
+    """Parameters of low-rank changes of the blocks' kernels (`training.lora`)."""
     d = config.width
     square = 8 + 2 * config.has_image
     edges = square * 2 * d + 2 * (d + config.ffn) + 2 * (config.audio_dim + d)

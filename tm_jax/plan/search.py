@@ -13,7 +13,7 @@ from tm_jax.plan.hardware import Topology, topology
 from tm_jax.plan.planning import plan
 from tm_jax.plan.recipe import hours, placed_on, rooflines, sizes_on
 from tm_jax.plan.report import Plan, overview, table
-from tm_jax.plan.roofline import low_rank, parameters
+from tm_jax.plan.roofline import adapters, parameters
 from tm_jax.sharding import MeshConfig
 
 Said = Callable[[str], None]
@@ -61,7 +61,7 @@ def estimate(experiment: Any, where: Topology) -> float:
     blocks, rest = parameters(model)
     held = (blocks + rest) / (shards * tensor)
     distils, rank = hasattr(experiment, "rollout"), getattr(experiment, "lora", 0)
-    trained = low_rank(model, rank) / where.devices if rank else held
+    trained = adapters(model, rank) / where.devices if rank else held
     # Parameters, two moments and average in float32; for a critic without average; the teacher in bfloat16.
     kept = (16 + 12 * distils) * trained + 2 * distils * held
     rows, columns = experiment.videos.grid

@@ -33,7 +33,7 @@ class StudentExperiment:
     Hub id.  The critic always starts from the teacher."""
     lora: int = 0
     """Rank of the changes of the blocks' kernels that are all that student and critic learn, on top of the
-    frozen transformers where they start (LoRA, `training/low_rank.py`); 0 trains all parameters."""
+    frozen transformers where they start (LoRA, `training/lora.py`); 0 trains all parameters."""
     rollout: RolloutConfig = RolloutConfig()
     loss: DistillationLoss = DistillationLoss()
     warmup: int = 300

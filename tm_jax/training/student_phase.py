@@ -11,7 +11,7 @@ Each update of the student is three programs, so that the memory of none adds to
 
 Student and critic are float32 with their optimizers; the teacher, which never changes, is stored in its
 compute dtype.  All are sharded by the same rules, and none is ever whole on a host.  With ``lora`` the two
-are low-rank changes of a frozen transformer (`low_rank`): the teacher or, for the student, ``init_from``.
+are low-rank changes of a frozen transformer (`lora`): the teacher or, for the student, ``init_from``.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ from tm_jax.training.dmd import (
 )
 from tm_jax.training.flow_matching import NoisedClip
 from tm_jax.training.frozen import Frozen
-from tm_jax.training.low_rank import Adapters, through, whole
+from tm_jax.training.lora import Adapters, through, whole
 from tm_jax.training.networks import copied, frozen_dit, open_dit
 from tm_jax.training.ode_pairs import OdePairs, make_pairs, pairs_batch, sample_pairs
 from tm_jax.training.optim import make_optimizer
