@@ -81,7 +81,7 @@ def test_help_lists_the_fields(name, capsys):
     assert end.value.code == 0
     told = capsys.readouterr().out
     assert "--model.width" in told and "--loop.mesh.fsdp" in told
-    assert ("--init-from" in told) == name.endswith("teacher")
+    assert "--init-from" in told and ("--lora" in told) == name.endswith("student")
 
 
 def test_the_14b_preset_is_wan_s_size_with_sound():

@@ -68,7 +68,7 @@ def measure(config, process: int) -> None:
         make = jax.jit(phase.init, out_shardings=shardings).lower(jax.random.key(0)).compile()
         base = peak(reset=True)
         state = phase.start(make(jax.random.key(0)))
-        teacher = phase.teacher()
+        teacher = phase.frozen.teacher()
         jax.block_until_ready((state, teacher))
         held = local_gb((state, teacher))
         tell("loaded", held, base)
