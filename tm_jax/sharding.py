@@ -68,8 +68,6 @@ class ShardingRules:
     whole_heads: str | tuple[str, ...] | None = ("tensor", "context")
     """Heads while each device holds all tokens of its own: in self-attention, and in a stream's cache."""
     condition: str | tuple[str, ...] | None = None
-    rank: str | tuple[str, ...] | None = ("fsdp", "context")
-    """The inner axis of a low-rank change, where the outer one is not ``embed``."""
 
     def spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
         """The PartitionSpec of an array whose axes carry these logical names."""

@@ -189,11 +189,11 @@ def test_a_mesh_changes_nothing(experiment, alone):
 
 
 def test_nothing_large_is_whole_on_a_device_at_full_size(mesh8):
-    """The changes of 18 B at rank 64: 0.4 B parameters each, in parts on every mesh with a split."""
+    """The changes of 18 B at rank 64: 0.4 B parameters each, in as many parts as the kernels."""
     preset = dataclasses.replace(wan14b_student.PRESET, lora=64)
     state = abstract_state(preset.build(), mesh8, ShardingRules())
     for leaf in jax.tree.leaves(state):
         held = np.prod(leaf.sharding.shard_shape(leaf.shape))
-        assert np.prod(leaf.shape) <= 4e6 or held <= np.prod(leaf.shape) / 2, leaf
+        assert np.prod(leaf.shape) <= 1e6 or held == np.prod(leaf.shape) / 4, leaf
     count = sum(leaf.size for leaf in jax.tree.leaves(state.student.model))
     assert count == adapters_of_rank(preset.model, 64)

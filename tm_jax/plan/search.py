@@ -61,7 +61,7 @@ def estimate(experiment: Any, where: Topology) -> float:
     blocks, rest = parameters(model)
     held = (blocks + rest) / (shards * tensor)
     distils, rank = hasattr(experiment, "rollout"), getattr(experiment, "lora", 0)
-    trained = adapters(model, rank) / where.devices if rank else held
+    trained = adapters(model, rank) / (shards * tensor) if rank else held
     # Parameters, two moments and average in float32; for a critic without average; the teacher in bfloat16.
     kept = (16 + 12 * distils) * trained + 2 * distils * held
     rows, columns = experiment.videos.grid

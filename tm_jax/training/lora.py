@@ -28,21 +28,23 @@ from tm_jax.sharding import ShardingRules, gathered, keep_sharded
 class Adapter(nnx.Module):
     """The change of one kernel, or of the kernels of a stack of layers.
 
-    Both factors lie where the kernel's axes do; the inner axis is split where that leaves mesh axes free.
+    The factors bear the names of the kernel's axes, so that each lies in as many parts as the kernel; the
+    axis that they share is whole while they are multiplied.
     """
 
     def __init__(self, kernel: nnx.Variable, rank: int, key: PRNGKeyArray):
         *stack, inputs, outputs = kernel.shape
-        into, out = kernel.get_metadata()["axes"]
-        rank = min(rank, inputs, outputs)
-        inner = lambda outer: None if outer == "embed" else "rank"
+        rank, axes = min(rank, inputs, outputs), kernel.get_metadata()["axes"]
         drawn = inputs**-0.5 * jax.random.normal(key, (*stack, inputs, rank))
-        self.down = nnx.Param(drawn, axes=(into, inner(into)))
-        self.up = nnx.Param(jnp.zeros((*stack, rank, outputs)), axes=(inner(out), out))
+        self.down = nnx.Param(drawn, axes=axes)
+        self.up = nnx.Param(jnp.zeros((*stack, rank, outputs)), axes=axes)
 
-    def change(self) -> jax.Array:
+    def change(self, rules: ShardingRules) -> jax.Array:
         """A·B in float32; an update may be smaller than what a product of bfloat16 tells apart."""
-        return jnp.matmul(self.down[...], self.up[...], precision="highest")
+        into, out = self.down.get_metadata()["axes"]
+        down = gathered(self.down, "float32", rules, whole=(out,))
+        up = gathered(self.up, "float32", rules, whole=(into,))
+        return jnp.matmul(down[...], up[...], precision="highest")
 
 
 class Adapters(nnx.Module):
@@ -67,8 +69,9 @@ def _is_adapted(name: str) -> bool:
 def merged(base: DiT, adapters: Adapters, rules: ShardingRules = ShardingRules()) -> DiT:
     """The transformer with its changes, stored like the frozen one; traceable, differentiable."""
     values = {name: leaf[...] for name, leaf in paths(base).items()}
-    for name, adapter in gathered(adapters, "float32", rules, whole=("rank",)).of.items():
-        values[name] = (values[name].astype(jnp.float32) + adapter.change()).astype(values[name].dtype)
+    for name, adapter in adapters.of.items():
+        changed = values[name].astype(jnp.float32) + adapter.change(rules)
+        values[name] = changed.astype(values[name].dtype)
     return keep_sharded(with_values(base, values), rules)
 
 
