@@ -14,6 +14,7 @@ from tm_jax.errors import InputError
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import SparseCausal
+from tm_jax.plan.programs import programs
 from tm_jax.plan.roofline import adapters as adapters_of_rank
 from tm_jax.pretrained.names import paths
 from tm_jax.pretrained.sources import kernels_in
@@ -174,6 +175,20 @@ def test_a_distillation_trains_changes_alone_and_goes_on_from_a_checkpoint(exper
         changed = dataclasses.replace(experiment, teacher=folder / "other.safetensors").build()
         with pytest.raises(InputError, match=r"changes of other transformers than .*other\.safetensors"):
             changed.step(state, batch, 2)
+
+
+def test_a_student_with_a_start_of_its_own_changes_that_and_its_critic_the_teacher(experiment, tmp_path):
+    own = build(tiny.MODEL, 4)
+    save_model(tmp_path / "own.safetensors", own, tiny.MODEL)
+    config = dataclasses.replace(experiment, init_from=str(tmp_path / "own.safetensors"))
+    phase, mesh = config.build(), make_mesh(devices=jax.devices()[:1])
+    same = lambda one, other: jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))
+    assert same(phase.frozen.of_student(), own) and same(phase.frozen.of_critic(), build(tiny.MODEL, 3))
+    found, kept = programs(config, mesh)
+    assert kept["frozen student"] == kept["teacher"] > kept["parameters"] == kept["critic's parameters"]
+    beside = sum(size for kind, size in kept.items() if "critic" in kind or kind == "teacher")
+    assert found["student"].beside == pytest.approx(beside, rel=1e-4)
+    assert "frozen student" not in programs(experiment, mesh)[1]
 
 
 def test_a_mesh_changes_nothing(experiment, alone):
