@@ -160,6 +160,8 @@ class StudentPhase:
     def start(self, state: DistillationState) -> DistillationState:
         """Critic and student with the values of the teacher and of ``init_from``, read into their shards.
 
+        With ``lora`` those are read beside the state, which notes what they are.
+
         Raises:
             InputError: a file is missing or of another config.
         """
