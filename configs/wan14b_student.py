@@ -12,6 +12,7 @@ student_long, the program that takes the most memory:
     v5p:4x4x4       31 of 103 GB a chip   14.4 s, MFU 46 %             1,160 chip-hours
     v6e:16x16       23 of 34 GB a chip    8.4 s, MFU 39 %              1,190 chip-hours
     smallest        8 v5p chips (91 of 103 GB), 32 of v6e (26 of 34), 16 H100 (53 of 80): docs/plan.md
+    with --lora 64  4 v5p chips (73 of 103 GB), 8 of v6e (20 of 34), 4 H100 (53 of 80)
 """
 
 from pathlib import Path
