@@ -8,7 +8,7 @@ import dataclasses
 import statistics
 from pathlib import Path
 
-from tm_jax.bench.serving_measure import UNMEASURED, speech, sustained
+from tm_jax.bench.serving_measure import seconds_a_chunk
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath
 from tm_jax.media.picture import load_picture
@@ -80,7 +80,6 @@ def run(arguments: Arguments) -> Report:
         one.warm_up()
     for _ in range(arguments.rounds):
         for one, seconds in zip(both, taken, strict=True):
-            timings = sustained(one, picture, speech(), UNMEASURED + arguments.chunks)
-            seconds.append((timings[-1].elapsed - timings[UNMEASURED - 1].elapsed) / arguments.chunks)
+            seconds.append(seconds_a_chunk(one, picture, arguments.chunks))
     length = 4 * both[0].rollout.chunk / FRAMES_PER_SECOND
     return Report(tuple(taken[0]), tuple(taken[1]), length)

@@ -242,6 +242,12 @@ def sustained(engine: StreamEngine, picture: np.ndarray, sound: np.ndarray, chun
     return timings
 
 
+def seconds_a_chunk(engine: StreamEngine, picture: np.ndarray, chunks: int) -> float:
+    """The mean time of so many chunks, after those that are not measured."""
+    timings = sustained(engine, picture, speech(), UNMEASURED + chunks)
+    return (timings[-1].elapsed - timings[UNMEASURED - 1].elapsed) / chunks
+
+
 def live_delays(engine: StreamEngine, picture: np.ndarray, sound: np.ndarray) -> tuple[float, float]:
     """Seconds from the first block to the first frame, and from speech after silence to frames that speak."""
     quiet = 3.0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tm_jax.bench.serving_measure import UNMEASURED, WithoutVae, speech, sustained
+from tm_jax.bench.serving_measure import UNMEASURED, WithoutVae, seconds_a_chunk, speech, sustained
 from tm_jax.errors import InputError
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.torch_runtime.backend import Latents, TorchBackend
@@ -132,8 +132,6 @@ def run(arguments: Arguments) -> Report:
         sustained(engine, picture, speech(), UNMEASURED)
     for _ in range(arguments.rounds):
         for engine, seconds in zip(engines, taken, strict=True):
-            timings = sustained(engine, picture, speech(), UNMEASURED + arguments.chunks)
-            ends = [timing.elapsed for timing in timings[UNMEASURED - 1 :]]
-            seconds.append((ends[-1] - ends[0]) / arguments.chunks)
+            seconds.append(seconds_a_chunk(engine, picture, arguments.chunks))
         print(" ".join(f"{1e3 * seconds[-1]:.0f}" for seconds in taken), flush=True)
     return Report(*map(tuple, taken))
