@@ -25,6 +25,7 @@ from tqdm import tqdm
 from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.data.latent_clips import EncodedVideo
 from tm_jax.data.puppets.ahead import drawn_ahead
+from tm_jax.data.puppets.variety import PLAIN, Variety
 from tm_jax.data.puppets.world import Clip, PuppetWorld
 from tm_jax.diffusion.conditions import face_mask, reference_latents
 from tm_jax.media.pixels import to_signed
@@ -56,6 +57,8 @@ class EncodedConfig:
     """Latent frames of the reference condition: the trained range."""
     still_condition: bool = False
     """What follows the picture in the condition, as ``DiTConfig.still_condition`` says."""
+    variety: Variety = PLAIN
+    """Framing and photograph-like faces."""
     workers: int = 0
     """Processes that speak and draw, for an accelerator's sake; 0 is a thread."""
     batch: int = 1
@@ -69,6 +72,11 @@ class EncodedConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the latents."""
         return (self.size // LATENT_STRIDE,) * 2
+
+    @property
+    def world(self) -> PuppetWorld:
+        """The world that the videos are of."""
+        return PuppetWorld(seed=self.seed, split=self.split, size=self.size, variety=self.variety)
 
 
 def check_condition(model: DiTConfig, videos: EncodedConfig) -> None:
@@ -158,9 +166,16 @@ def videos_digest(vae: VAE, config: EncodedConfig) -> str:
         refine_dim=0,
         refine_patch=1,
     )
-    moment = PuppetWorld(seed=config.seed, split=config.split, size=config.size).clip(0, 1.0)
-    sample = moment.frames[-1], moment.audio
+    moment = config.world.clip(0, 1.0)
+    sample = [moment.frames[-1], moment.audio]
     which = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAKING}
+    if config.variety == PLAIN:
+        # Videos that were encoded before there was any variety are found again.
+        del which["variety"]
+    elif config.variety.photographs:
+        # The first video may be of a drawn style.
+        all_photographs = dataclasses.replace(config.variety, photographs=1.0)
+        sample.append(dataclasses.replace(config, variety=all_photographs).world.portrait(0))
     return digest((vae.encoder, vae.quant, *sample), encoding, which, FIELDS, "audio")
 
 
@@ -192,7 +207,7 @@ def encoded_videos(
     """
     folder = folder / f"{config.split}-{videos_digest(vae, config)}"
     folder.mkdir(parents=True, exist_ok=True)
-    world = PuppetWorld(seed=config.seed, split=config.split, size=config.size)
+    world = config.world
     encoder = VideoEncoder(vae, front_end, config.reference_frames, still=config.still_condition)
     shards = [
         range(start, min(start + per_shard, config.count)) for start in range(0, config.count, per_shard)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from tm_jax.data.puppets.draw import MOTION, render
-from tm_jax.data.puppets.identity import draw_identity
+from tm_jax.data.puppets.variety import PLAIN, Variety, appearance
 
 # Standard deviation and correlation time in frames of each wandering quantity.
 _WANDER = {
@@ -37,6 +37,8 @@ class WindowConfig:
     crop: int = 0
     """Side of the squares that are cut out of each window, one round the mouth and one anywhere; 0 for
     whole frames.  Squares make small, quick steps while there is everything to learn."""
+    variety: Variety = PLAIN
+    """Framing and photograph-like faces."""
 
 
 def random_motion(rng: np.random.Generator, frames: int) -> Float[np.ndarray, "t motion"]:
@@ -78,13 +80,16 @@ class PuppetWindows:
     def __getitem__(self, index: int) -> dict[str, UInt8[np.ndarray, "crops t y x 3"]]:
         config = self.config
         rng = np.random.default_rng((config.seed, index))
-        identity = draw_identity(config.seed, config.split, int(rng.integers(config.identities)))
+        number = int(rng.integers(config.identities))
+        shown = appearance(config.variety, config.seed, config.split, number)
         motion = random_motion(rng, config.frames)
-        frames = render(identity.vector(), motion, config.size)
+        frames = render(shown.identity.vector(), motion, config.size, shown.look(config.size))
         if not config.crop:
             return {"frames": frames[None]}
         spare = config.size - config.crop
-        mouth = np.array([0.65, 0.5]) * config.size - config.crop / 2 + rng.uniform(-8, 8, 2)
+        right, down = shown.camera.seen(0.0, 0.3)
+        middle = (np.array([down, right]) + 1) * config.size / 2
+        mouth = middle - config.crop / 2 + rng.uniform(-8, 8, 2)
         corners = [np.clip(mouth, 0, spare).astype(int), rng.integers(0, spare + 1, 2)]
         cut = [frames[:, y : y + config.crop, x : x + config.crop] for y, x in corners]
         return {"frames": np.stack(cut)}

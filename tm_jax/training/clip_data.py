@@ -12,6 +12,7 @@ import numpy as np
 from tm_jax.data.encoded_videos import EncodedConfig, check_condition, encoded_videos, videos_digest
 from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
 from tm_jax.data.prepare.shards import PreparedVideos
+from tm_jax.data.puppets.variety import PLAIN
 from tm_jax.data.skipping import Skipping
 from tm_jax.errors import InputError
 from tm_jax.models.dit_config import DiTConfig
@@ -126,7 +127,7 @@ def heldout_clips(config: ClipExperiment, count: int = 2) -> tuple[Conditioning,
         if not videos:
             return None
     else:
-        heldout = dataclasses.replace(config.videos, split="heldout", count=count)
+        heldout = dataclasses.replace(config.videos, split="heldout", count=count, variety=PLAIN)
         vae = load_any(config.vae, "vae")
         videos = encoded_videos(vae, load_front_end(config.visemes), heldout, config.cache)
     frames = np.arange(config.clip.frames)

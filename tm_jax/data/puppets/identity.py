@@ -59,10 +59,10 @@ class Identity:
         return np.array([self.values[name] for name in PARAMETERS], np.float32)
 
 
-def draw_identity(seed: int, split: str, number: int) -> Identity:
-    """Identity `number` of a split; its style is ``number % 3``."""
+def draw_identity(seed: int, split: str, number: int, style: str | None = None) -> Identity:
+    """Identity `number` of a split; its style is ``number % 3`` where none is given."""
     rng = np.random.default_rng([seed, SPLITS[split], 1, number])
-    style = STYLES[number % 3]
+    style = style or STYLES[number % 3]
     values = _geometry(rng, style)
     values |= {f"is_{name}": float(name == style) for name in STYLES}
     for name, colour in _colours(rng, style).items():

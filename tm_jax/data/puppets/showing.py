@@ -3,13 +3,14 @@
 import fractions
 import json
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
 
-from tm_jax.data.puppets.draw import MOTION, render
+from tm_jax.data.puppets.draw import MOTION
 from tm_jax.data.puppets.world import FPS, Clip, PuppetWorld
 from tm_jax.media.files import written_whole
 from tm_jax.rates import SAMPLE_RATE
@@ -28,11 +29,20 @@ _SHAPES = (
 def contact_sheet(world: PuppetWorld, identities: int) -> Image.Image:
     """One row per identity, one column per mouth shape; the styles take turns."""
     motion = np.array([[shape.get(name, 0.0) for name in MOTION] for shape in _SHAPES], np.float32)
-    rows = [
-        np.concatenate(render(world.identity(i).vector(), motion, world.size), axis=1)
-        for i in range(identities)
-    ]
+    rows = [np.concatenate(world.frames(i, motion), axis=1) for i in range(identities)]
     return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def portraits(worlds: Sequence[PuppetWorld], identities: int, columns: int = 4) -> Image.Image:
+    """Stills of the same identities in several worlds, side by side."""
+
+    def block(world: PuppetWorld) -> np.ndarray:
+        faces = [world.portrait(i) for i in range(identities)]
+        faces += [np.zeros_like(faces[0])] * (-identities % columns)
+        rows = [np.concatenate(faces[i : i + columns], axis=1) for i in range(0, len(faces), columns)]
+        return np.concatenate(rows, axis=0)
+
+    return Image.fromarray(np.concatenate([block(world) for world in worlds], axis=1))
 
 
 def write_clip(path: Path, clip: Clip) -> None:

@@ -16,8 +16,9 @@ from scipy.signal import lfilter
 from tm_jax.audio import speech
 from tm_jax.data.puppets import motion
 from tm_jax.data.puppets.draw import MOTION, render
-from tm_jax.data.puppets.identity import SPLITS, STYLES, Identity, draw_identity
+from tm_jax.data.puppets.identity import SPLITS, STYLES, Identity
 from tm_jax.data.puppets.sentences import LANGUAGES, sentence
+from tm_jax.data.puppets.variety import PLAIN, Appearance, Variety, appearance
 from tm_jax.errors import InputError
 
 FPS = motion.FPS
@@ -82,8 +83,8 @@ class Clip:
     style: str
     """One of `identity.STYLES`."""
     meta: dict
-    """Identity, voice, language, texts; per frame: motion (columns `draw.MOTION`), head_x, head_y (pixels),
-    head_angle (radians), yaw, pitch, blink, gaze_x, gaze_y, brow, mouth_width, mouth_rounding."""
+    """Identity, voice, language, texts; per frame: motion (columns `draw.MOTION`, before the camera), head_x,
+    head_y (pixels), head_angle (radians), yaw, pitch, blink, gaze_x, gaze_y, brow, mouth_width, mouth_rounding."""
 
 
 def frame_count(seconds: float) -> int:
@@ -98,20 +99,28 @@ class PuppetWorld:
 
     `split` is "train", "heldout" (identities, voices and sentences that training never sees) or "language"
     (the same, in languages that training never hears).  `size` is the side of the square picture in pixels.
+    `variety` changes who is seen and how, and nothing of what is said or moved.
     Raises `InputError` for an unknown split or an impossible size.
     """
 
-    def __init__(self, seed: int = 0, split: str = "train", size: int = 128, spoken: Spoken = Spoken()):
+    def __init__(
+        self,
+        seed: int = 0,
+        split: str = "train",
+        size: int = 128,
+        spoken: Spoken = Spoken(),
+        variety: Variety = PLAIN,
+    ):
         if split not in SPLITS:
             raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
         if size < 16:
             raise InputError(f"size is {size} pixels, too small for a face; give 16 or more.")
-        self.seed, self.split, self.size, self.spoken = seed, split, size, spoken
+        self.seed, self.split, self.size, self.spoken, self.variety = seed, split, size, spoken, variety
         self._tracks: collections.OrderedDict[tuple[int, int], Track] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self):
-        return {"seed": self.seed, "split": self.split, "size": self.size, "spoken": self.spoken}
+        return {name: getattr(self, name) for name in ("seed", "split", "size", "spoken", "variety")}
 
     def __setstate__(self, state):
         self.__init__(**state)
@@ -119,24 +128,30 @@ class PuppetWorld:
     def _rng(self, *path: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, SPLITS[self.split], *path])
 
+    def _appearance(self, number: int) -> Appearance:
+        return appearance(self.variety, self.seed, self.split, number)
+
     def identity(self, number: int) -> Identity:
         """Who appears in clip `number`."""
-        return draw_identity(self.seed, self.split, number)
+        return self._appearance(number).identity
+
+    def frames(self, identity: int, motion: Float[np.ndarray, "t motion"]) -> UInt8[np.ndarray, "t y x 3"]:
+        """One identity moving so; columns of `motion` as `draw.MOTION`."""
+        shown = self._appearance(identity)
+        return render(shown.identity.vector(), motion, self.size, shown.look(self.size))
 
     def portrait(self, identity: int) -> UInt8[np.ndarray, "y x 3"]:
         """A still of one identity: looking ahead, eyes open, mouth closed."""
-        still = np.zeros((1, len(MOTION)), np.float32)
-        return render(self.identity(identity).vector(), still, self.size)[0]
+        return self.frames(identity, np.zeros((1, len(MOTION)), np.float32))[0]
 
     def face_box(self, identity: int) -> tuple[int, int, int, int]:
         """y0, x0, y1, x1 in pixels: the face of the portrait with room for its motion."""
-        v = self.identity(identity).values
-        edges = (
-            v["head_y"] - v["head_h"] * 0.85,
-            v["head_x"] - v["head_w"] - 0.06,
-            v["head_y"] + v["head_h"] + 0.16,
-            v["head_x"] + v["head_w"] + 0.06,
-        )
+        shown = self._appearance(identity)
+        v = shown.identity.values
+        top, bottom = v["head_y"] - v["head_h"] * 0.85, v["head_y"] + v["head_h"] + 0.16
+        left, right = v["head_x"] - v["head_w"] - 0.06, v["head_x"] + v["head_w"] + 0.06
+        x, y = shown.camera.seen(np.array([left, right, left, right]), np.array([top, top, bottom, bottom]))
+        edges = (y.min(), x.min(), y.max(), x.max())
         pixels = np.clip(np.round((np.array(edges) + 1) * self.size / 2), 0, self.size)
         return tuple(int(x) for x in pixels)
 
@@ -168,12 +183,14 @@ class PuppetWorld:
             raise InputError(
                 f"window {start}+{frames} reaches outside the clip's {total} frames; choose one inside."
             )
-        track, who = self.truth(index, seconds), self.identity(index)
+        track, shown = self.truth(index, seconds), self._appearance(index)
+        who = shown.identity
         part = slice(start, start + frames)
         moves = dict(zip(MOTION, track.motion[part].T, strict=True))
         half = self.size / 2
+        head_x, head_y = shown.camera.seen(who.values["head_x"] + moves["x"], who.values["head_y"] + moves["y"])
         return Clip(
-            frames=render(who.vector(), track.motion[part], self.size),
+            frames=render(who.vector(), track.motion[part], self.size, shown.look(self.size)),
             audio=track.audio[start * SAMPLES_PER_FRAME : (start + frames) * SAMPLES_PER_FRAME],
             opening=track.opening[part],
             mode=track.mode[part],
@@ -184,9 +201,9 @@ class PuppetWorld:
                 "identity": index,
                 "motion": track.motion[part],
                 "parameters": who.values,
-                "head_x": (1 + who.values["head_x"] + moves["x"]) * half,
-                "head_y": (1 + who.values["head_y"] + moves["y"]) * half,
-                "head_angle": moves["angle"],
+                "head_x": (1 + head_x) * half,
+                "head_y": (1 + head_y) * half,
+                "head_angle": moves["angle"] + shown.camera.roll,
                 "mouth_width": moves["width"],
                 "mouth_rounding": moves["rounding"],
                 **{name: moves[name] for name in ("yaw", "pitch", "blink", "gaze_x", "gaze_y", "brow")},
