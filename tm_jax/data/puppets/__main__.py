@@ -1,9 +1,10 @@
 """Look at the puppets: ``python -m tm_jax.data.puppets --out out/puppets``.
 
 Writes ``puppets.png`` (characters of the three styles down, mouth shapes, blinks and head turns across) and
-one sample with sound per style, ``puppet_shaded.mp4`` and so on.  With ``--varied`` they are of the world that
-accelerators' presets train on, and ``faces.png`` shows 24 plain faces beside the same people there.  With
-``--speech NAME`` it draws nothing: it writes the sound of one clip, ``NAME.wav``, and the mouth opening that its phonemes ask for, ``NAME.json``.
+one sample with sound per style, ``puppet_shaded.mp4`` and so on.  With ``--varied`` they are of the world
+that the accelerator's presets train on, and ``faces.png`` shows 24 plain faces beside the same numbers there.
+With ``--speech NAME`` it draws nothing: it writes the sound of one clip, ``NAME.wav``, and the mouth opening
+that its phonemes ask for, ``NAME.json``.
 The shipped speech is ``--speech tm_jax/assets/speech --split heldout --clip 6 --seconds 9``.
 """
 

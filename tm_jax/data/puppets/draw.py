@@ -4,8 +4,8 @@ Every shape is a signed distance in half pictures (negative inside), turned into
 about 1.6 pixels wide, and painted back to front.  The style is data: the same program draws all three, so it
 is compiled once for a size.  Colours are three planes, so that XLA fuses the whole without transposes.
 
-The varied world has two programs more, since other terms in this one would round the plain pictures otherwise:
-the same drawing seen by a camera of its own, and the painting of ``photograph``.
+The varied world has programs of its own, since more terms in this one would round plain pictures otherwise:
+the same drawing seen by a camera, and the painting of ``photograph``.
 """
 
 import functools

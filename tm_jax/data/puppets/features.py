@@ -1,4 +1,4 @@
-"""The parts of a puppet: shoulders and neck, hair, ears, eyes and mouth, painted by whatever light is given."""
+"""The parts of a puppet: shoulders and neck, hair, ears, eyes and mouth, under a light that is given."""
 
 import jax
 import jax.numpy as jnp

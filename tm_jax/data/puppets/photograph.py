@@ -1,6 +1,6 @@
 """Faces as a photograph shows them: the drawn parts in colours that light, skin and strands have gone over.
 
-What is still is in the identity's maps (``photograph_maps``); here it is carried along by the head, and mouth,
+What is still lies in the identity's maps (``photograph_maps``); here the head carries it along, and mouth,
 lids, gaze and brows move as in every other style.
 """
 
@@ -100,5 +100,7 @@ def _face(p, m, s, fu, fv, q, red, level, gap, cover, soft):
 
 def _developed(s, picture):
     """The camera's gains and contrast."""
-    gained = tuple(jnp.clip(c * g, 0.0, 1.0) for c, g in zip(picture, (s.gain_r, s.gain_g, s.gain_b), strict=True))
+    gained = tuple(
+        jnp.clip(c * g, 0.0, 1.0) for c, g in zip(picture, (s.gain_r, s.gain_g, s.gain_b), strict=True)
+    )
     return tuple(lerp(c, c * c * (3.0 - 2.0 * c), s.contrast) for c in gained)

@@ -18,8 +18,8 @@ LIGHTING = (
     *("light_x", "light_y", "light_z", "key"),
     *("focus", "gain_r", "gain_g", "gain_b", "contrast", "tousle", "cast"),
 )
-"""Numbers that the painter needs beside the maps: where the light comes from and its share, width of an edge in
-pixels, the camera's gains and contrast, how far strands leave the outline of the hair, strength of the
+"""Numbers that the painter needs beside the maps: where the light comes from and its share, width of an edge
+in pixels, the camera's gains and contrast, how far strands leave the outline of the hair, strength of the
 fringe's shadow."""
 
 
@@ -35,7 +35,7 @@ class Photograph(NamedTuple):
 
 
 def noise(
-    rng: np.random.Generator, shape: tuple[int, int], slope: float, cycles: float = 0.0
+    rng: np.random.Generator, shape: tuple[int, int], slope: float, cycles: int = 0
 ) -> Float[np.ndarray, "y x"]:
     """A random field of unit variance whose amplitude falls as 1/frequency**slope.
 
@@ -78,7 +78,9 @@ def shade_photograph(rng: np.random.Generator, values: dict[str, float], size: i
     x, y = axis[None, :], axis[:, None]
     level, gloss = _light(rng, values, x, y, light, key)
     red, tone = _complexion(rng, values, x, y)
-    face = np.stack([red, level * tone, gloss, _strands(rng, values, x, y), _gaps(rng, values, x, y)], axis=-1)
+    face = np.stack(
+        [red, level * tone, gloss, _strands(rng, values, x, y), _gaps(rng, values, x, y)], axis=-1
+    )
     return Photograph(
         lighting=np.array(lighting, np.float32),
         face=face.astype(np.float32),
@@ -101,7 +103,9 @@ def _relief(rng, p, x, y):
     h = h + u(0.05, 0.085) * _hill(x / (0.7 * p["nose_w"]), (y - p["nose_y"]) / 0.055)
     h = h + u(0.03, 0.06) * _hill((side - 0.85 * p["nose_w"]) / 0.028, (y - p["nose_y"] - 0.02) / 0.032)
     h = h + u(0.04, 0.1) * _hill((side - 0.27) / 0.1, (y - 0.12) / 0.1)
-    h = h - u(0.05, 0.09) * _hill((side - p["eye_dx"] + 0.02) / (1.1 * p["eye_w"]), (y - p["eye_y"] + 0.02) / 0.06)
+    h = h - u(0.05, 0.09) * _hill(
+        (side - p["eye_dx"] + 0.02) / (1.1 * p["eye_w"]), (y - p["eye_y"] + 0.02) / 0.06
+    )
     h = h + u(0.02, 0.05) * _hill((side - p["eye_dx"]) / 0.13, (y - brow + 0.03) / 0.045)
     h = h + u(0.02, 0.07) * _hill(x / 0.12, (y - p["head_h"] + 0.12) / 0.08)
     h = h - u(0.01, 0.04) * _hill(x / 0.12, (y - mouth - 0.13) / 0.035)
@@ -154,7 +158,9 @@ def _light(rng, p, x, y, light, key):
     if rng.random() < 0.3:
         for row in range(3):
             line = -0.3 - 0.06 * row + 0.015 * np.cos(5 * x + row)
-            level = level * (1.0 - u(0.02, 0.08) * np.exp(-0.5 * np.square((y - line) / 0.009)) * (side < 0.3))
+            level = level * (
+                1.0 - u(0.02, 0.08) * np.exp(-0.5 * np.square((y - line) / 0.009)) * (side < 0.3)
+            )
     half = light + np.array([0.0, 0.0, 1.0])
     half /= np.linalg.norm(half)
     shine = np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0.0, 1.0)
@@ -170,16 +176,26 @@ def _complexion(rng, p, x, y):
     red = red + u(0.0, 0.12) * _hill((side - 0.28) / 0.12, (y - 0.13) / 0.1)
     red = red + u(0.0, 0.08) * _hill(x / 0.08, (y - p["nose_y"]) / 0.06)
     red = red - u(0.0, 0.05) * _hill(x / 0.3, (y + 0.3) / 0.12)
-    tone = 1.0 + u(0.015, 0.05) * noise(rng, (MAP, MAP), 1.3, 3) + u(0.008, 0.03) * noise(rng, (MAP, MAP), 0.2, 12)
+    tone = (
+        1.0
+        + u(0.015, 0.05) * noise(rng, (MAP, MAP), 1.3, 3)
+        + u(0.008, 0.03) * noise(rng, (MAP, MAP), 0.2, 12)
+    )
     jaw = _hill(x / 0.4, (y - 0.8 * p["head_h"]) / 0.16)
     tone = tone * (1.0 - u(0.0, 0.12) * (rng.random() < 0.4) * jaw)
     spots = np.zeros((MAP, MAP))
     if rng.random() < 0.3:
         count = rng.integers(40, 200)
-        rows = (np.concatenate([rng.normal(0.08, 0.12, count), u(-0.4, 0.6) * np.ones(2)]) / REACH + 1) * MAP / 2
+        rows = (
+            (np.concatenate([rng.normal(0.08, 0.12, count), u(-0.4, 0.6) * np.ones(2)]) / REACH + 1) * MAP / 2
+        )
         columns = (rng.normal(0.0, 0.22, count + 2) / REACH + 1) * MAP / 2
         inside = (rows > 0) & (rows < MAP) & (columns > 0) & (columns < MAP)
-        np.add.at(spots, (rows[inside].astype(int), columns[inside].astype(int)), rng.uniform(0.2, 1.0, inside.sum()))
+        np.add.at(
+            spots,
+            (rows[inside].astype(int), columns[inside].astype(int)),
+            rng.uniform(0.2, 1.0, inside.sum()),
+        )
         spots = gaussian_filter(spots, u(0.5, 0.8)) * u(0.2, 0.8)
     return red + 0.12 * spots, tone * (1.0 - np.minimum(spots, 0.4))
 
@@ -239,5 +255,11 @@ def _background(rng, size):
         picture = (base + (other - base) * mixed + tint) * (1 + 0.5 * slope[..., None])
     grain = rng.normal(size=(size, size, 3)) + rng.normal(size=(size, size, 1))
     picture = picture + u(0.002, 0.012) * grain
-    folds = 1.0 + u(0.04, 0.14) * noise(rng, (size, size), u(1.2, 1.7)) + u(0.0, 0.03) * grain[..., :1].squeeze(-1)
-    return np.clip(np.concatenate([picture, folds[..., None]], axis=-1), 0.0, [1.0, 1.0, 1.0, 2.0]).astype(np.float32)
+    folds = (
+        1.0
+        + u(0.04, 0.14) * noise(rng, (size, size), u(1.2, 1.7))
+        + u(0.0, 0.03) * grain[..., :1].squeeze(-1)
+    )
+    return np.clip(np.concatenate([picture, folds[..., None]], axis=-1), 0.0, [1.0, 1.0, 1.0, 2.0]).astype(
+        np.float32
+    )

@@ -1,4 +1,4 @@
-"""A world of more variety than the plain one: framing as a camera gives it, and faces as photographs show them.
+"""A world of more variety than the plain one: framing by a camera, and faces as photographs show them.
 
 The plain world is what all figures are measured on; this one is for training.
 """
@@ -11,6 +11,9 @@ from jaxtyping import Float, Float32
 
 from tm_jax.data.puppets.identity import SPLITS, Identity, draw_identity
 from tm_jax.data.puppets.photograph_maps import Photograph, shade_photograph
+
+Lengths = float | Float[np.ndarray, "..."]
+"""In half pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Camera:
     roll: float = 0.0
     """Radians, clockwise as the picture shows it."""
 
-    def seen(self, x: Float[np.ndarray, "..."], y: Float[np.ndarray, "..."]) -> tuple[np.ndarray, np.ndarray]:
+    def seen(self, x: Lengths, y: Lengths) -> tuple[Lengths, Lengths]:
         """Where points of the world lie in the picture, in half pictures."""
         cos, sin = self.scale * np.cos(self.roll), self.scale * np.sin(self.roll)
         return cos * x - sin * y + self.right, sin * x + cos * y + self.down

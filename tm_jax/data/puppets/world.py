@@ -84,7 +84,8 @@ class Clip:
     """One of `identity.STYLES`."""
     meta: dict
     """Identity, voice, language, texts; per frame: motion (columns `draw.MOTION`, before the camera), head_x,
-    head_y (pixels), head_angle (radians), yaw, pitch, blink, gaze_x, gaze_y, brow, mouth_width, mouth_rounding."""
+    head_y (pixels), head_angle (radians), yaw, pitch, blink, gaze_x, gaze_y, brow, mouth_width,
+    mouth_rounding."""
 
 
 def frame_count(seconds: float) -> int:
@@ -188,7 +189,9 @@ class PuppetWorld:
         part = slice(start, start + frames)
         moves = dict(zip(MOTION, track.motion[part].T, strict=True))
         half = self.size / 2
-        head_x, head_y = shown.camera.seen(who.values["head_x"] + moves["x"], who.values["head_y"] + moves["y"])
+        head_x, head_y = shown.camera.seen(
+            who.values["head_x"] + moves["x"], who.values["head_y"] + moves["y"]
+        )
         return Clip(
             frames=render(who.vector(), track.motion[part], self.size, shown.look(self.size)),
             audio=track.audio[start * SAMPLES_PER_FRAME : (start + frames) * SAMPLES_PER_FRAME],
