@@ -13,6 +13,7 @@ from configs import tiny_recipe, tiny_recipe_large
 from tm_jax import config
 from tm_jax.data.encoded_videos import EncodedConfig, videos_digest
 from tm_jax.data.puppet_windows import PuppetWindows, WindowConfig
+from tm_jax.data.puppets import variety as variety_module
 from tm_jax.data.puppets.draw import MOTION, render
 from tm_jax.data.puppets.photograph_maps import noise
 from tm_jax.data.puppets.showing import portraits
@@ -159,7 +160,7 @@ def test_windows_and_sheets_show_the_variety():
     assert portraits(worlds, 3, columns=2).size == (4 * SIZE, 2 * SIZE)
 
 
-def test_encoded_videos_of_another_variety_are_others():
+def test_encoded_videos_of_another_variety_are_others(monkeypatch):
     vae = VAE(
         VAEConfig(
             base_dim=8, z_dim=4, dim_mult=(1,), num_res_blocks=0, temporal_downsample=(),
@@ -167,12 +168,17 @@ def test_encoded_videos_of_another_variety_are_others():
         ),
         rngs=nnx.Rngs(0),
     )  # fmt: skip
-    plain = EncodedConfig(size=SIZE)
-    others = [
-        dataclasses.replace(plain, variety=one) for one in (VARIED, Variety(scale=0.1), Variety(scale=0.2))
-    ]
-    assert len({videos_digest(vae, one) for one in (plain, *others)}) == 4
-    assert PuppetWorld(size=SIZE, variety=VARIED).variety == others[0].world.variety
+    # The first identity is a photograph in none of them.
+    varieties = [PLAIN, VARIED, Variety(scale=0.1), Variety(photographs=0.1), Variety(photographs=0.2)]
+    key = lambda variety: videos_digest(vae, EncodedConfig(size=SIZE, variety=variety))
+    keys = [key(variety) for variety in varieties]
+    assert len(set(keys)) == len(varieties) and key(VARIED) == keys[1]
+    assert EncodedConfig(size=SIZE, variety=VARIED).world.variety == VARIED
+    shade = variety_module.shade_photograph
+    darker = lambda *given: shade(*given)._replace(background=0 * shade(*given).background)
+    monkeypatch.setattr(variety_module, "shade_photograph", darker)
+    assert key(VARIED) != keys[1], "photographs that are painted otherwise are other videos"
+    assert key(PLAIN) == keys[0]
 
 
 def test_presets_for_an_accelerator_see_the_varied_world_and_show_the_plain_one(monkeypatch):
