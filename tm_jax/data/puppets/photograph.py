@@ -47,30 +47,32 @@ def _darkened(colour, level):
 
 
 def carried(p, m, x, y, photograph):
-    """The map's planes at every pixel, as the head carries them along."""
+    """The map's planes at every pixel, as the head carries them along, and where hair is kept."""
+    s = Named(LIGHTING, photograph.lighting)
     u, v, _, ry, _, q = face_frame(p, m, x, y)
     fu, fv = parallax(m, u, v, q)
     # The chin's skin goes down with the jaw; hair beside it does not.
     inside = 1.0 - smooth(q, 0.98, 1.08)
     stretch = jnp.where(fv > 0.0, fv * (p.head_h / ry), fv)
-    return _sampled(photograph.face, fu, lerp(fv, stretch, inside))
+    red, level, gloss, strand, gap = _sampled(photograph.face, fu, lerp(fv, stretch, inside))
+    # Strands leave the outline; short hair ends above the ears, without the drawn styles' points.
+    frayed = s.tousle * (strand - 1.0)
+    kept = 1.0 - smooth(p.hair_len, 0.4, 0.2) * smooth(v + frayed, -0.12, 0.02)
+    return red, level, gloss, strand, gap, frayed, kept
 
 
 def paint(p, m, x, y, px, photograph, planes):
-    """The three planes of a picture, from those of the map."""
+    """The three planes of a picture, from what ``carried`` gives."""
     s = Named(LIGHTING, photograph.lighting)
     edge = lambda width: lambda d: 1.0 - smooth(d, -width * px, width * px)
     cover, soft, lit = edge(s.focus), edge(s.focus + 0.6), _lit(s)
     u, v, _, _, d_face, q = face_frame(p, m, x, y)
     fu, fv = parallax(m, u, v, q)
-    red, level, gloss, strand, gap = planes
-    frayed = s.tousle * (strand - 1.0)
+    red, level, gloss, strand, gap, frayed, kept = planes
     front, back, front_alpha, back_alpha, cast = hair(
         p, u + 0.02 * m.yaw + 0.6 * frayed, v + 0.012 * m.pitch + frayed, soft, px, lit
     )
     *picture, folds = (photograph.background[..., index] for index in range(4))
-    # Short hair ends above the ears, without the drawn styles' points.
-    kept = 1.0 - smooth(p.hair_len, 0.4, 0.2) * smooth(v + frayed, -0.12, 0.02)
     picture = over(picture, times(back, strand), back_alpha * kept)
     dressed = p.painted(cloth=times(p.colour("cloth"), folds))
     picture = body(dressed, m, picture, x, y, cover, px, lit)

@@ -65,15 +65,15 @@ def shade_photograph(rng: np.random.Generator, values: dict[str, float], size: i
     light /= np.linalg.norm(light)
     key = u(0.3, 0.75)
     gains = u(0.95, 1.12) * (1 + u(-0.06, 0.06) * np.array([1.0, 0.0, -1.2]))
-    lighting = [
-        *light,
-        key,
-        u(0.85, 1.35),
-        *gains,
-        u(0.1, 0.6),
-        u(0.01, 0.05),
-        u(0.2, 0.5),
-    ]
+    lighting = {
+        **dict(zip(("light_x", "light_y", "light_z"), light, strict=True)),
+        "key": key,
+        "focus": u(0.85, 1.35),
+        **dict(zip(("gain_r", "gain_g", "gain_b"), gains, strict=True)),
+        "contrast": u(0.1, 0.6),
+        "tousle": u(0.01, 0.05),
+        "cast": u(0.2, 0.5),
+    }
     axis = ((np.arange(MAP) + 0.5) / MAP * 2 - 1) * REACH
     x, y = axis[None, :], axis[:, None]
     level, gloss = _light(rng, values, x, y, light, key)
@@ -82,7 +82,7 @@ def shade_photograph(rng: np.random.Generator, values: dict[str, float], size: i
         [red, level * tone, gloss, _strands(rng, values, x, y), _gaps(rng, values, x, y)], axis=-1
     )
     return Photograph(
-        lighting=np.array(lighting, np.float32),
+        lighting=np.array([lighting[name] for name in LIGHTING], np.float32),
         face=face.astype(np.float32),
         background=_background(rng, size),
     )
@@ -186,17 +186,10 @@ def _complexion(rng, p, x, y):
     spots = np.zeros((MAP, MAP))
     if rng.random() < 0.3:
         count = rng.integers(40, 200)
-        rows = (
-            (np.concatenate([rng.normal(0.08, 0.12, count), u(-0.4, 0.6) * np.ones(2)]) / REACH + 1) * MAP / 2
-        )
-        columns = (rng.normal(0.0, 0.22, count + 2) / REACH + 1) * MAP / 2
-        inside = (rows > 0) & (rows < MAP) & (columns > 0) & (columns < MAP)
-        np.add.at(
-            spots,
-            (rows[inside].astype(int), columns[inside].astype(int)),
-            rng.uniform(0.2, 1.0, inside.sum()),
-        )
-        spots = gaussian_filter(spots, u(0.5, 0.8)) * u(0.2, 0.8)
+        places = rng.normal([0.08, 0.0], [0.12, 0.22], (count, 2))
+        rows, columns = np.clip((places / REACH + 1) * MAP / 2, 0, MAP - 1).astype(int).T
+        np.add.at(spots, (rows, columns), rng.uniform(0.2, 1.0, count))
+        spots = gaussian_filter(spots, u(0.5, 0.8)) * u(0.1, 0.5)
     return red + 0.12 * spots, tone * (1.0 - np.minimum(spots, 0.4))
 
 
@@ -210,7 +203,7 @@ def _strands(rng, p, x, y):
     field = noise(rng, (96, MAP), 0.35, 3)
     field = gaussian_filter(field, (u(5, 9), 0.7), mode="wrap")
     coarse = noise(rng, (MAP, MAP), 1.6)
-    rows = (y + 1.3) * 30 + 0 * x
+    rows = np.broadcast_to((y + 1.3) * 30, (MAP, MAP))
     columns = (across + wave) * u(55, 85)
     strand = map_coordinates(field / field.std(), [rows, columns], order=1, mode="grid-wrap")
     if rng.random() < 0.25:
@@ -255,11 +248,6 @@ def _background(rng, size):
         picture = (base + (other - base) * mixed + tint) * (1 + 0.5 * slope[..., None])
     grain = rng.normal(size=(size, size, 3)) + rng.normal(size=(size, size, 1))
     picture = picture + u(0.002, 0.012) * grain
-    folds = (
-        1.0
-        + u(0.04, 0.14) * noise(rng, (size, size), u(1.2, 1.7))
-        + u(0.0, 0.03) * grain[..., :1].squeeze(-1)
-    )
-    return np.clip(np.concatenate([picture, folds[..., None]], axis=-1), 0.0, [1.0, 1.0, 1.0, 2.0]).astype(
-        np.float32
-    )
+    folds = 1.0 + u(0.04, 0.14) * noise(rng, (size, size), u(1.2, 1.7)) + u(0.0, 0.03) * grain[..., 0]
+    planes = np.concatenate([np.clip(picture, 0.0, 1.0), np.clip(folds, 0.0, 2.0)[..., None]], axis=-1)
+    return planes.astype(np.float32)

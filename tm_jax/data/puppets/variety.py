@@ -159,5 +159,4 @@ def _lifelike(rng: np.random.Generator, v: dict[str, float]) -> dict[str, float]
         "hair_vol": u(0.06, 0.24),
         "arch": v["arch"] if v["hair_len"] > 0.3 else u(0.1, 0.24),
         "hairline": v["hairline"] + 0.1 * long,
-        "light": u(-0.6, 0.6),
     }
