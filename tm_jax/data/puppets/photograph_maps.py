@@ -64,7 +64,7 @@ def shade_photograph(rng: np.random.Generator, values: dict[str, float], size: i
     light = np.array([u(-0.75, 0.75), u(-0.75, -0.15), u(0.6, 1.0)])
     light /= np.linalg.norm(light)
     key = u(0.3, 0.75)
-    gains = u(0.95, 1.12) * (1 + u(-0.06, 0.06) * np.array([1.0, 0.0, -1.2]))
+    gains = u(1.0, 1.25) * (1 + u(-0.06, 0.06) * np.array([1.0, 0.0, -1.2]))
     lighting = {
         **dict(zip(("light_x", "light_y", "light_z"), light, strict=True)),
         "key": key,

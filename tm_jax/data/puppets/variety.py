@@ -119,7 +119,7 @@ def _lifelike(rng: np.random.Generator, v: dict[str, float]) -> dict[str, float]
     eye_w = u(0.088, 0.108)
     eye_h = u(0.034, 0.047)
     tall = 0.65 + 0.15 * long + u(-0.02, 0.02)
-    head_w = u(0.465, 0.54) + 0.02 * long
+    head_w = u(0.475, 0.555) + 0.02 * long
     colour = np.array([v[f"cloth_{axis}"] for axis in "rgb"])
     cloth = u(0.15, 1.0) * (colour + u(0.3, 1.0) * (colour.mean() - colour))
     hair = np.array([v[f"hair_{axis}"] for axis in "rgb"])
@@ -139,7 +139,7 @@ def _lifelike(rng: np.random.Generator, v: dict[str, float]) -> dict[str, float]
         "shoulder_y": u(0.78, 0.86) + 0.1 * long,
         "neckline_w": u(0.2, 0.36),
         "eye_y": u(-0.08, -0.05) - 0.08 * long,
-        "eye_dx": 0.43 * head_w + u(-0.01, 0.012),
+        "eye_dx": 0.44 * head_w + u(-0.01, 0.012),
         "eye_w": eye_w,
         "eye_h": eye_h,
         "iris": 0.43 * eye_w,
