@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from tests.training import tiny_distillation as tiny
-from tm_jax.training.checkpoint import saved_steps
+from tm_jax.pretrained.runs import saved_steps
 from tm_jax.training.cluster import RESTART
 
 PORT = 23500

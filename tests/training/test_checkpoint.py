@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tm_jax.errors import InputError
+from tm_jax.pretrained import checkpoint_files
 from tm_jax.sharding import MeshConfig, make_mesh, shardings_like
 from tm_jax.training import checkpoint
 from tm_jax.training.checkpoint import Checkpoints
@@ -133,7 +134,7 @@ def test_another_config_run_or_format_is_one_sentence(placed, tmp_path, monkeypa
         (OtherConfig(), 3, "of another run, a Config and not a OtherConfig"),
         (Config(), 2, "is of format 3 and this program reads up to 2"),
     ):
-        monkeypatch.setattr(checkpoint, "FORMAT", number)
+        monkeypatch.setattr(checkpoint_files, "FORMAT", number)
         fresh = open_checkpoints(tmp_path, config)
         with pytest.raises(InputError, match=message) as error:
             fresh.restore(abstract, shardings)
@@ -177,11 +178,11 @@ def test_many_files_that_cannot_be_written_are_one_sentence_and_the_last_good_ch
 def test_a_lost_process_is_no_fault_of_the_disk_or_of_a_checkpoint(tmp_path, monkeypatch):
     checkpoints = open_checkpoints(tmp_path)
     lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: connection reset by peer")
-    for guard in (checkpoints._writing, lambda: checkpoints._reading(1)):
+    for guard in (checkpoints._writing, lambda: checkpoint_files.reading(tmp_path, 1)):
         with pytest.raises(InputError, match=r"could not be written|cannot be read"), guard():
             raise lost
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    for guard in (checkpoints._writing, lambda: checkpoints._reading(1)):
+    for guard in (checkpoints._writing, lambda: checkpoint_files.reading(tmp_path, 1)):
         with pytest.raises(jax.errors.JaxRuntimeError), guard():
             raise lost
         with pytest.raises(jax.errors.JaxRuntimeError), guard():

@@ -62,6 +62,8 @@ class Experiment:
     optim: OptimConfig = OptimConfig(lr=1e-2, warmup_steps=2, clip=1.0, weight_decay=0.01)
     nan_at: int = -1
     interrupt_at: int = -1
+    teacher: str = "a"
+    values: str = ""
     signal: int = signal.SIGINT
 
     def build(self):
@@ -107,6 +109,9 @@ class Fit:
 
     def weights(self, state):
         return state.ema
+
+    def made_of(self):
+        return {"teacher": self.config.values} if self.config.values else {}
 
     def describe(self):
         return {"of": "a test"}
@@ -157,6 +162,18 @@ def test_resumes_on_a_mesh_of_another_shape(straight, half, tmp_path):
     assert kernel.addressable_shards[0].data.shape == (2, 8)
     for ours, theirs in zip(numbers(resumed), numbers(straight[1]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_belongs_to_other_values_is_refused_before_the_data_are_made(half, tmp_path, monkeypatch):
+    folder = shutil.copytree(half, tmp_path / "run")
+    run(folder, 3, values="1")  # a checkpoint of earlier days says nothing of them
+    made = []
+    dataset = Fit.dataset
+    monkeypatch.setattr(Fit, "dataset", lambda self: made.append(1) or dataset(self))
+    with pytest.raises(InputError, match=r"line was not trained with --teacher b, whose values are others"):
+        run(folder, 4, values="2", teacher="b")
+    assert not made
+    assert int(run(folder, 4, values="1", teacher="c").step) == 4 and made
 
 
 def test_the_loop_leaves_weights_with_their_origin_and_a_log(straight):

@@ -10,7 +10,6 @@ import pytest
 from configs import wan14b_student
 from tests.models.dit_cases import build
 from tests.training import tiny_distillation as tiny
-from tm_jax.errors import InputError
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import SparseCausal
@@ -169,12 +168,6 @@ def test_a_distillation_trains_changes_alone_and_goes_on_from_a_checkpoint(exper
         inside = jax.jit(lambda base, adapters: says(merged(base, adapters)))
         ran = inside(phase.frozen.teacher(), state.student.ema)
         assert float(jnp.abs(jax.jit(says)(shipped) - ran).max()) <= 1e-6
-
-        other = build(tiny.MODEL, 4)
-        save_model(folder / "other.safetensors", other, tiny.MODEL)
-        changed = dataclasses.replace(experiment, teacher=folder / "other.safetensors").build()
-        with pytest.raises(InputError, match=r"changes of other transformers than .*other\.safetensors"):
-            changed.step(state, batch, 2)
 
 
 def test_a_student_with_a_start_of_its_own_changes_that_and_its_critic_the_teacher(experiment, tmp_path):

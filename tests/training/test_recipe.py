@@ -9,7 +9,8 @@ from tests.training.tiny import CLIP, CONFIG
 from tm_jax.data.latent_clips import ClipConfig
 from tm_jax.errors import InputError
 from tm_jax.evaluation import evaluate
-from tm_jax.training import checkpoint, loop, recipe, release
+from tm_jax.pretrained import runs
+from tm_jax.training import loop, recipe, release
 from tm_jax.training.ablation import VARIANTS, Ablation
 from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
@@ -45,7 +46,7 @@ def parts(monkeypatch):
         (arguments.out / "report.json").write_text("{}")
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(checkpoint, "saved_steps", lambda folder: saved.get(folder, []))
+    monkeypatch.setattr(runs, "saved_steps", lambda folder: saved.get(folder, []))
     monkeypatch.setattr(evaluate, "evaluate", measure)
     monkeypatch.setattr(release, "release", lambda arguments: done.append(f"ship {arguments.out.name}"))
     monkeypatch.setattr(TeacherExperiment, "build", lambda self: None)

@@ -104,8 +104,13 @@ def test_from_public_files_to_a_streamed_video(tmp_path, rng, monkeypatch, capsy
     common = {"model": MODEL, "vae": wan, "videos": EncodedConfig(size=32, reference_frames=3)}
     teacher = dataclasses.replace(tiny.teacher(clips), **common, init_from=str(wan))
     taught = run(teacher, tmp_path / "teacher", 1)
+    assert taught.exists()
     student = dataclasses.replace(
-        tiny.student(clips), **common, teacher=taught, rollout=RolloutConfig(chunk=1, steps=1), long_chunks=4
+        tiny.student(clips),
+        **common,
+        teacher=taught.parent,
+        rollout=RolloutConfig(chunk=1, steps=1),
+        long_chunks=4,
     )
     distilled = run(student, tmp_path / "student", 2)
 

@@ -98,6 +98,21 @@ class SlicedTensor:
         return sum(part.nbytes for _, part in self.slices)
 
 
+@dataclasses.dataclass(frozen=True)
+class SavedTensor:
+    """One array of a training checkpoint, which Orbax reads (`run_checkpoint`)."""
+
+    shape: tuple[int, ...]
+    """Its shape."""
+    dtype: str = "F32"
+    """Safetensors' code of the storage type."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return 4 * math.prod(self.shape)
+
+
 class _SlicedView:
     """A sliced tensor over the maps of its files, which reads what an index of slices needs."""
 
@@ -132,7 +147,7 @@ class Checkpoint:
     """The folder or the single file, as messages should name it."""
     files: tuple[Path, ...]
     """The safetensors files, in order."""
-    tensors: Mapping[str, StoredTensor | SlicedTensor]
+    tensors: Mapping[str, StoredTensor | SlicedTensor | SavedTensor]
     """Every tensor of every file by its stored name."""
     config: dict
     """The config.json beside them; empty where there is none."""

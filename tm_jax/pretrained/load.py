@@ -22,9 +22,18 @@ from flax import nnx
 from tqdm import tqdm
 
 from tm_jax.errors import InputError
-from tm_jax.pretrained.files import FLOATS, Checkpoint, MappedFiles, SlicedTensor, StoredTensor, refuse_scaled
+from tm_jax.pretrained.files import (
+    FLOATS,
+    Checkpoint,
+    MappedFiles,
+    SavedTensor,
+    SlicedTensor,
+    StoredTensor,
+    refuse_scaled,
+)
 from tm_jax.pretrained.names import NameMap, Transform, paths, with_values
 from tm_jax.pretrained.placing import PIECE_BYTES, Index, local_indices, place
+from tm_jax.pretrained.run_checkpoint import RunCheckpoint
 
 _NUMBER = re.compile(r"(?<![\w])\d+(?![\w])")
 
@@ -87,7 +96,7 @@ def _grouped(faults: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def faults(
-    stored: Mapping[str, StoredTensor | SlicedTensor],
+    stored: Mapping[str, StoredTensor | SlicedTensor | SavedTensor],
     model: nnx.Module,
     made: Mapping[str, Parts],
     ignored: tuple[str, ...] = (),
@@ -182,10 +191,10 @@ def load_pretrained(
     progress: bool = True,
     piece_bytes: int = PIECE_BYTES,
 ) -> nnx.Module:
-    """The model, filled from a public checkpoint, each device holding its shard.
+    """The model, filled from a public checkpoint or weights of ours, each device holding its shard.
 
     Args:
-        checkpoint: the headers, from ``files.open_checkpoint``.
+        checkpoint: the headers, from ``files.open_checkpoint`` or ``sources.open_own``.
         make: builds the model; run only for shapes and, under jit, for the values of ``new`` parameters.
         names: the name map of the checkpoint's layout.
         shardings: a tree like the model's (``sharding.shardings_like``); None puts all on one device.
@@ -200,6 +209,12 @@ def load_pretrained(
     abstract = jax.eval_shape(make)
     made, fresh = check_fit(checkpoint, abstract, names, new, ignored)
     variables, sharding_of = paths(abstract), _sharding_of(shardings, abstract)
+    values = _fresh(make, fresh, sharding_of)
+    if isinstance(checkpoint, RunCheckpoint):
+        shaped = lambda path: jax.ShapeDtypeStruct(
+            variables[path].shape, variables[path].dtype, sharding=sharding_of[path]
+        )
+        return with_values(abstract, values | checkpoint.restore({path: shaped(path) for path in made}))
     total = sum(
         sum(checkpoint.tensors[key].nbytes for _, key, _ in parts)
         * sum(
@@ -210,7 +225,6 @@ def load_pretrained(
         for path, parts in made.items()
     )
     silent = not progress or jax.process_index() > 0
-    values = _fresh(make, fresh, sharding_of)
     with (
         contextlib.closing(
             tqdm(total=total, desc=checkpoint.path.name, unit="B", unit_scale=True, disable=silent)

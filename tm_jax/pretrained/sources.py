@@ -1,6 +1,7 @@
 """Models from wherever they are: our own weights files, and public checkpoints in a folder or on the Hub.
 
-A path that ends in ``.safetensors`` is ours, unless the file says otherwise; everything else is public.
+A path that ends in ``.safetensors`` is ours, unless the file says otherwise, and so is the folder of a run;
+everything else is public.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from tm_jax.pretrained.files import Checkpoint, open_checkpoint
 from tm_jax.pretrained.layouts import Shardings, load_public
 from tm_jax.pretrained.load import load_pretrained
 from tm_jax.pretrained.names import NameMap, Rule, paths
+from tm_jax.pretrained.run_checkpoint import open_run
+from tm_jax.pretrained.runs import is_run
 from tm_jax.pretrained.sliced import is_sliced, open_sliced
 from tm_jax.pretrained.weights import is_own, load_model, read_config, read_header
 
@@ -31,7 +34,7 @@ CLASSES = {
 
 
 def load_any(source: str | Path, kind: str) -> nnx.Module:
-    """A model of a kind (a key of CLASSES) from our weights file, or a public folder, pipeline or Hub id.
+    """A model of a kind (a key of CLASSES): weights or a run of ours, a public folder, pipeline or Hub id.
 
     Raises:
         InputError: one sentence about whatever is wrong.
@@ -42,7 +45,9 @@ def load_any(source: str | Path, kind: str) -> nnx.Module:
 
 
 def open_own(path: Path) -> Checkpoint:
-    """The headers of weights of ours, whether they lie in one file or in slices."""
+    """The headers of weights of ours, whether they lie in one file, in slices or in a run's checkpoint."""
+    if is_run(path):
+        return open_run(path)
     return open_sliced(path)[0] if is_sliced(path) else open_checkpoint(path)
 
 

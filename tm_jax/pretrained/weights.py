@@ -1,5 +1,7 @@
 """Our own model files: safetensors with dotted parameter paths, whose header holds the config and the origin.
 
+Where a file is read, the folder of a training run may stand as well (`run_checkpoint`).
+
 The header's metadata: ``format`` (tm_jax), ``class`` (the module's name), ``config`` (JSON), ``meta`` (JSON:
 commit, command, date and what the caller adds).
 """
@@ -27,6 +29,8 @@ from tm_jax.config import differences, from_json, to_json
 from tm_jax.errors import InputError
 from tm_jax.pretrained.files import FLOATS
 from tm_jax.pretrained.formats import PICKLES, START, pickle_refused, refuse_foreign
+from tm_jax.pretrained.run_checkpoint import RunFile
+from tm_jax.pretrained.runs import is_run
 from tm_jax.pretrained.sliced import SlicedFile, is_sliced, save_slices
 
 _FORMAT = "tm_jax"
@@ -149,6 +153,8 @@ class Header:
 
 def _open(path: Path):
     """The opened safetensors file, or one clear sentence."""
+    if is_run(path):
+        return RunFile(path)
     if is_sliced(path):
         return SlicedFile(path)
     if not path.exists():
@@ -192,8 +198,11 @@ def _header(path: Path, file: Any) -> Header:
 
 
 def is_own(path: str | os.PathLike) -> bool:
-    """Whether a path names our own file: it ends in .safetensors and, if it is there, has our header."""
+    """Whether a path names a run of ours, or our own file: it ends in .safetensors and, if it is there, has
+    our header."""
     path = Path(path)
+    if is_run(path):
+        return True
     if path.suffix != ".safetensors" or path.is_dir():
         return False
     if not path.exists() and not is_sliced(path):

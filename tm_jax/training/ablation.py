@@ -119,7 +119,7 @@ class Ablation:
             print(f"{key}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in done[key].items()))
 
     def _line(self, experiment: StudentExperiment) -> dict[str, float]:
-        from tm_jax.training.checkpoint import saved_steps
+        from tm_jax.pretrained.runs import saved_steps
         from tm_jax.training.loop import train
 
         loop = experiment.loop

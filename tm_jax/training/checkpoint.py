@@ -9,92 +9,41 @@ whose files have changed since, or cannot be read, is set aside, and the one bef
 """
 
 import dataclasses
-import json
-import logging
 import os
-import sys
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from tm_jax.config import differences, to_json
 from tm_jax.errors import InputError
+from tm_jax.pretrained.checkpoint_files import (
+    FORMAT,
+    TOGETHER_GB,
+    Damaged,
+    check_format,
+    check_whole,
+    failures,
+    first_process_says,
+    forget_sizes,
+    named,
+    note_sizes,
+    reading,
+    reason,
+)
+from tm_jax.pretrained.orbax_quiet import ocp
+from tm_jax.pretrained.runs import saved_steps
 from tm_jax.pretrained.weights import named_leaves, origin
-
-FORMAT = 2
-"""Raised when what a checkpoint holds changes its meaning."""
-TOGETHER_GB = 1
-"""GB of arrays that are read or written at once, beside what the devices hold."""
-SMALL = 1 << 20
-"""Bytes of a file up to which its content is noted too."""
-
-
-def _not_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs an error of its threads in hundreds of lines before it raises it, for one sentence here."""
-    return record.levelno < logging.ERROR or "orbax" not in record.pathname
-
-
-logging.getLogger("absl").addFilter(_not_orbax)
-_told = sys.unraisablehook
-
-
-def _not_tensorstore(unraisable: Any) -> None:
-    """Once one file of a checkpoint could not be written or read, TensorStore tells of every other one that
-    it finds the loop closed to which it would report, and Orbax leaves coroutines that failed as well; what
-    is wrong is told here, in one sentence."""
-    error = unraisable.exc_value
-    closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
-    code = getattr(unraisable.object, "cr_code", None)
-    if not (closed or (code and "orbax" in code.co_filename)):
-        _told(unraisable)
-
-
-sys.unraisablehook = _not_tensorstore
-
-
-class Damaged(InputError):
-    """A checkpoint cannot be read."""
 
 
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def saved_steps(folder: Path) -> list[int]:
-    """Steps of the finished checkpoints in a folder, which need not exist; nothing is opened."""
-    names = [path.name for path in folder.glob("*") if path.is_dir()]
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-@contextmanager
-def _failures(explain: Callable[[Exception], InputError]) -> Iterator[None]:
-    """Turns what libraries raise into one sentence; a collective that failed for want of a process is not
-    ours to explain."""
-    try:
-        yield
-    except Exception as error:
-        # A damaged checkpoint ends in whatever its readers stumble over, a plain Exception among it.
-        cause: BaseException | None = error
-        while cause is not None and jax.process_count() > 1:
-            if isinstance(cause, jax.errors.JaxRuntimeError):
-                raise cause from None
-            cause = cause.__cause__
-        raise explain(error) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a library says, without its own details."""
-    text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
-    return text[:200] or type(error).__name__
 
 
 class Checkpoints:
@@ -184,36 +133,11 @@ class Checkpoints:
                 f"{stays}: make room, then start the same command again."
             )
 
-        return _failures(explain)
-
-    def _sizes(self, step: int) -> Path:
-        return self._folder / f"sizes-{step}.json"
+        return failures(explain)
 
     def _note_sizes(self) -> None:
-        """Notes the sizes of finished checkpoints' files, and forgets those of deleted ones."""
-        if jax.process_index():
-            return
-        steps = saved_steps(self._folder)
-        for path in self._folder.glob("sizes-*.json"):
-            if int(path.stem.split("-")[1]) not in steps:
-                path.unlink(missing_ok=True)
-        for step in steps:
-            if not self._sizes(step).exists():
-                partial = self._sizes(step).with_suffix(".partial")
-                partial.write_text(json.dumps(_marks(self._folder / str(step))), encoding="utf-8")
-                os.replace(partial, self._sizes(step))
-
-    def _whole(self, step: int) -> str | None:
-        """What is missing of a checkpoint; None where nothing is, or where nothing was noted."""
-        try:
-            noted = dict(json.loads(self._sizes(step).read_text("utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
-            return None
-        found = _marks(self._folder / str(step))
-        # Earlier programs noted a size alone.
-        alone = {name: mark[0] if isinstance(mark, list) else mark for name, mark in found.items()}
-        wrong = [name for name, mark in noted.items() if mark not in (found.get(name), alone.get(name))]
-        return f"{wrong[0]} is missing or not what was written" if wrong else None
+        if jax.process_index() == 0:
+            note_sizes(self._folder)
 
     def restore(self, abstract: Any, shardings: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest state that can be read, placed by the shardings; its step and its extra.
@@ -228,15 +152,21 @@ class Checkpoints:
           InputError: the checkpoint is of another run or config, of a newer program, or lacks a part; or
             none can be read.
         """
+        return self._newest(lambda step: (step, *self._read(step, abstract, shardings)))
+
+    def about(self) -> dict[str, Any] | None:
+        """The extra of the checkpoint that ``restore`` will read, compared with this run as there."""
+        return self._newest(self._check_meta)
+
+    def _newest(self, read: Callable[[int], Any]) -> Any:
+        """What is read of the newest checkpoint of which it can be."""
         damaged = 0
         while (step := self.latest()) is not None:
             if jax.process_count() > 1:
                 step = int(multihost_utils.broadcast_one_to_all(np.int64(step)))
             try:
-                fault = _first_process_says(self._whole(step))
-                if fault:
-                    raise Damaged(f"{self._where(step)} is damaged ({fault})")
-                return step, *self._read(step, abstract, shardings)
+                check_whole(self._folder, step)
+                return read(step)
             except Damaged as error:
                 damaged += 1
                 self._set_aside(step, error)
@@ -247,9 +177,9 @@ class Checkpoints:
 
     def _set_aside_unlisted(self) -> None:
         """Sets checkpoints aside whose first file is damaged: no manager opens a folder that holds one."""
-        while found := _first_process_says(_unlisted(self._folder)):
+        while found := first_process_says(_unlisted(self._folder)):
             step, reason = found.split(" ", 1)
-            self._set_aside(int(step), Damaged(f"{self._where(int(step))} cannot be read ({reason})"))
+            self._set_aside(int(step), Damaged(f"{named(self._folder, int(step))} cannot be read ({reason})"))
 
     def _set_aside(self, step: int, error: Damaged) -> None:
         """Moves a damaged checkpoint out of the way, and says so."""
@@ -257,7 +187,7 @@ class Checkpoints:
         goes_on = f"going on from step {max(before)}" if before else "there is none before it"
         self._say(f"{error}: it is kept as damaged-{step}, {goes_on}.")
         if jax.process_index() == 0:
-            self._sizes(step).unlink(missing_ok=True)
+            forget_sizes(self._folder, step)
             target = self._folder / f"damaged-{step}"
             while target.exists():
                 target = target.with_name(f"{target.name}-again")
@@ -274,7 +204,7 @@ class Checkpoints:
             raw = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
             wanted[name] = jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding)
         self._check_shapes(step, wanted)
-        with self._reading(step):
+        with reading(self._folder, step):
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
             )["state"]
@@ -284,26 +214,15 @@ class Checkpoints:
         ]
         return jax.tree.unflatten(treedef, arrays), meta
 
-    def _where(self, step: int) -> str:
-        return f"The checkpoint {self._folder.parent.name}/{self._folder.name}/{step}"
-
-    def _reading(self, step: int) -> AbstractContextManager[None]:
-        """Turns what a damaged checkpoint raises into one sentence."""
-        return _failures(lambda error: Damaged(f"{self._where(step)} cannot be read ({_reason(error)})"))
-
     def _check_meta(self, step: int) -> dict[str, Any]:
         """The extra of a checkpoint of this run; {"config", "step"} are among it."""
-        with self._reading(step):
+        with reading(self._folder, step):
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
             saved, number = meta["config"], int(meta.get("format", 1))
-        if number > FORMAT:
-            raise InputError(
-                f"{self._where(step)} is of format {number} and this program reads up to {FORMAT}: "
-                "update the program, or give the run another name."
-            )
+        check_format(self._folder, step, number)
         if meta.get("kind", self._kind) != self._kind:
             raise InputError(
-                f"{self._where(step)} is of another run, a {meta['kind']} and not a {self._kind}: "
+                f"{named(self._folder, step)} is of another run, a {meta['kind']} and not a {self._kind}: "
                 "give another --loop.name or --loop.run-dir."
             )
         found = [
@@ -313,13 +232,13 @@ class Checkpoints:
         ]
         if found:
             raise InputError(
-                f"{self._where(step)} is of another config (checkpoint against now: {'; '.join(found)}): "
-                "give the run another name or the old values."
+                f"{named(self._folder, step)} is of another config (checkpoint against now: "
+                f"{'; '.join(found)}): give the run another name or the old values."
             )
         return {"config": saved, **meta.get("extra", {})}
 
     def _check_shapes(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> None:
-        with self._reading(step):
+        with reading(self._folder, step):
             metadata = self._manager.item_metadata(step)["state"]
             stored = {name: tuple(leaf.shape) for name, leaf in metadata.items()}
         faults = [f"it lacks {name}" for name in wanted if name not in stored]
@@ -332,7 +251,7 @@ class Checkpoints:
         if faults:
             more = f" and {len(faults) - 6} more" if len(faults) > 6 else ""
             raise InputError(
-                f"{self._where(step)} is of another training state: {'; '.join(faults[:6])}{more}; "
+                f"{named(self._folder, step)} is of another training state: {'; '.join(faults[:6])}{more}; "
                 "give the run another name or the old config."
             )
 
@@ -359,7 +278,7 @@ def _plain(error: Exception) -> str:
     ):
         if words in text:
             return words
-    return _reason(error)
+    return reason(error)
 
 
 def _unlisted(folder: Path) -> str | None:
@@ -370,27 +289,8 @@ def _unlisted(folder: Path) -> str | None:
             if found.commit_timestamp.timestamp() <= 0:
                 return f"{found.step} it has no time"
         except Exception as error:
-            return f"{found.step} {_reason(error)}"
+            return f"{found.step} {reason(error)}"
     return None
-
-
-def _marks(folder: Path) -> dict[str, int | list[int]]:
-    """The size of each file, with a checksum where it is small."""
-    marks: dict[str, int | list[int]] = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            size = path.stat().st_size
-            small = size <= SMALL
-            marks[str(path.relative_to(folder))] = [size, zlib.crc32(path.read_bytes())] if small else size
-    return marks
-
-
-def _first_process_says(text: str | None) -> str | None:
-    """The first process's text on every process."""
-    if jax.process_count() == 1:
-        return text
-    bytes_ = np.frombuffer((text or "").encode()[:256].ljust(256), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(bytes_)).decode(errors="replace").strip() or None
 
 
 def check_same(config: Any, same: tuple[str, ...]) -> None:

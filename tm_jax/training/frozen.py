@@ -1,16 +1,11 @@
 """The transformers of a distillation that never change, read slice by slice when they are first needed."""
 
-import hashlib
-from typing import Any
-
 import jax
-import numpy as np
 
-from tm_jax.errors import InputError
 from tm_jax.models.dit import DiT
 from tm_jax.sharding import AnyMesh
 from tm_jax.training.abstract import placed
-from tm_jax.training.networks import frozen_dit, open_dit
+from tm_jax.training.networks import DiTSource, frozen_dit, open_dit
 from tm_jax.training.student_experiment import StudentExperiment
 
 
@@ -19,16 +14,33 @@ class Frozen:
 
     def __init__(self, config: StudentExperiment):
         self.config = config
+        self._sources: dict[str, DiTSource] = {}
         self._read: dict[str, DiT] = {}
-        self._checked = False
+        self._digests: dict[str, str] = {}
 
-    def teacher(self) -> DiT:
-        """The teacher on the current mesh.
+    def source(self, field: str) -> DiTSource:
+        """The files of ``teacher``, or of ``init_from``, where the student starts: the teacher without it.
+
+        The same files for as long as the run lasts.
 
         Raises:
-            InputError: it is missing or of another config; so do the others.
+            InputError: they are missing or of another config; so do the others.
         """
-        return self._load(str(self.config.teacher))
+        if field == "init_from" and self.config.init_from is None:
+            return self.source("teacher")
+        if field not in self._sources:
+            self._sources[field] = open_dit(getattr(self.config, field), self.config.model)
+        return self._sources[field]
+
+    def digest(self, field: str) -> str:
+        """What the values of a source depend on."""
+        if field not in self._digests:
+            self._digests[field] = self.source(field).digest(self.config.loop.rules)
+        return self._digests[field]
+
+    def teacher(self) -> DiT:
+        """The teacher on the current mesh."""
+        return self._load("teacher")
 
     def of_critic(self) -> DiT | None:
         """What the critic changes; None where all its parameters are trained."""
@@ -36,13 +48,12 @@ class Frozen:
 
     def of_student(self) -> DiT | None:
         """What the student changes; None where all its parameters are trained."""
-        return self._load(self.config.init_from or str(self.config.teacher)) if self.config.lora else None
+        return self._load("init_from" if self.config.init_from else "teacher") if self.config.lora else None
 
-    def _load(self, path: str) -> DiT:
-        if path not in self._read:
-            source = open_dit(path, self.config.model)
-            self._read[path] = source.load(self.config.loop.rules, frozen=True)
-        return self._read[path]
+    def _load(self, field: str) -> DiT:
+        if field not in self._read:
+            self._read[field] = self.source(field).load(self.config.loop.rules, frozen=True)
+        return self._read[field]
 
     def abstract(self, mesh: AnyMesh) -> tuple[DiT, DiT | None, DiT | None]:
         """Shapes of the teacher, of what the student changes and of what the critic changes."""
@@ -53,27 +64,3 @@ class Frozen:
         if not self.config.lora:
             return teacher, None, None
         return teacher, one() if self.config.init_from else teacher, teacher
-
-    def digest(self) -> np.ndarray:
-        """What the values in the files are: an uint32."""
-        config = self.config
-        of = [open_dit(path, config.model).digest() for path in (config.teacher, config.init_from) if path]
-        return np.array(int(hashlib.sha256(repr(of).encode()).hexdigest()[:8], 16), np.uint32)
-
-    def check(self, digest: Any) -> None:
-        """Refuses, once, to go on with changes of other transformers than the files hold.
-
-        Args:
-            digest: as the run began with; None where nothing is held of it.
-
-        Raises:
-            InputError: the files hold others now.
-        """
-        config = self.config
-        if not self._checked and digest is not None and self.digest() != np.asarray(digest):
-            raise InputError(
-                f"The checkpoint of {config.loop.name} holds low-rank changes of other transformers than "
-                f"{config.init_from or config.teacher}: give --teacher and --init-from as the run began, or "
-                "another --loop.name."
-            )
-        self._checked = True

@@ -25,7 +25,7 @@ from tm_jax.config import differences, to_json
 from tm_jax.data.loader import loader
 from tm_jax.errors import InputError
 from tm_jax.media.files import alone
-from tm_jax.pretrained.weights import named_leaves, save_sharded
+from tm_jax.pretrained.weights import named_leaves, origin, save_sharded
 from tm_jax.sharding import batch_sharding, local_rows, make_mesh, shardings_like
 from tm_jax.training.checkpoint import Checkpoints, check_same
 from tm_jax.training.cluster import SignsOfLife, watched
@@ -60,6 +60,9 @@ class Phase(Protocol):
 
     def work(self, index: int) -> tuple[float, float]:
         """Tokens and model FLOPs of a step; zeros where nobody counts them."""
+
+    def made_of(self) -> dict[str, str]:
+        """Digests of the values in files without which a checkpoint cannot go on, by the config's field."""
 
     def dataset(self) -> grain.MapDataset:
         """The elements (dicts of NumPy arrays), finished but neither shuffled nor batched."""
@@ -169,15 +172,20 @@ class _Run:
         key = jax.random.key(config.seed)
         abstract = jax.eval_shape(phase.init, key)
         shardings = shardings_like(abstract, mesh, config.rules)
-        # 2. The elements of the data, which may be drawn, encoded or sampled now.
-        dataset = phase.dataset()
-        # 3. A checkpoint, if there is one: its config is compared, then the state is read.
+        # 2. What a checkpoint says, if there is one, before anything is drawn, encoded or sampled.
         latest = self.checkpoints.latest()
         if latest is not None and not config.resume:
             raise InputError(
                 f"{config.folder} already holds a run of {latest} steps: "
                 "drop --loop.no-resume to continue it, or give another --loop.name."
             )
+        said = self.checkpoints.about()
+        self.made_of = phase.made_of()
+        if said is not None:
+            self._check_made_of(said.get("made_of", {}))
+        # 3. The elements of the data, which may be drawn, encoded or sampled now.
+        dataset = phase.dataset()
+        # 4. The checkpoint's state.
         found = self.checkpoints.restore(abstract, shardings)
         if found is not None:
             self.start, self.state, extra = found
@@ -187,7 +195,7 @@ class _Run:
             self.meters = Meters(**extra.get("meters", {}))
             self._tell_changes(extra["config"])
         else:
-            # 4. Otherwise a new state, made in one jit where it will live; then what no jit can read.
+            # Otherwise a new one, made in one jit where it will live; then what no jit can read.
             self.start, self.taken, self.meters = 0, 0, Meters()
             self.state = phase.start(jax.jit(phase.init, out_shardings=shardings)(key))
         self.done = self.start
@@ -210,6 +218,17 @@ class _Run:
         )
         if self.start:
             self.log.say(f"{config.name}: resumed after step {self.start}")
+
+    def _check_made_of(self, before: dict[str, str]) -> None:
+        """Refuses to go on with what belongs to other values; earlier checkpoints say nothing of them."""
+        changed = [name for name, digest in self.made_of.items() if before.get(name, digest) != digest]
+        if changed:
+            flags = [(f"--{name.replace('_', '-')}", getattr(self.full_config, name)) for name in changed]
+            now = [f"without {flag}" if path is None else f"with {flag} {path}" for flag, path in flags]
+            raise InputError(
+                f"The checkpoint of {self.config.name} was not trained {' and '.join(now)}, whose values are "
+                "others: give what the run began with, or another --loop.name."
+            )
 
     def _tell_changes(self, before: dict[str, Any]) -> None:
         """Says what differs from the session before, and what another batch size, order or data mean."""
@@ -301,15 +320,20 @@ class _Run:
         # A finite loss may hide an update that was not: such a state must not replace a good checkpoint.
         if not _finite(jax.tree.leaves(self.state)):
             self._fail(done, ["the training state"])
+        module = self.phase.weights(self.state)
+        about = {"step": done, **self.phase.describe()}
         figure = self.figures.get(config.best, float("inf"))
         improved, self.best = figure < self.best, min(self.best, figure)
-        extra = {"elements": self.taken, "meters": self.meters.to_json()}
+        extra = {"elements": self.taken, "meters": self.meters.to_json(), "made_of": self.made_of}
+        extra["weights"] = {
+            "class": type(module).__name__,
+            "config": to_json(module.config),
+            "meta": origin() | about,
+        }
         if config.best and self.best < float("inf"):
             extra["best"] = self.best
         self.log.write()
         self.checkpoints.save(done, self.state, extra, self.figures)
-        module = self.phase.weights(self.state)
-        about = {"step": done, **self.phase.describe()}
         save_sharded(config.folder / "weights.safetensors", module, module.config, about, step=done)
         if improved:
             about[config.best] = figure

@@ -1,12 +1,16 @@
 """Transformers that training starts from or is taught by, read slice by slice into their shards.
 
-A source is our own weights, in one file or in several with an index, or a public Wan checkpoint.  Opening it
-reads headers alone and compares them with the model; values are read once the mesh is there.
+A source is our own weights, in one file or in several with an index, a run of ours with its checkpoints, or a
+public Wan checkpoint.  Opening it reads headers alone and compares them with the model; values are read once
+the mesh is there.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -22,13 +26,17 @@ from tm_jax.pretrained.files import Checkpoint, MappedFiles, SlicedTensor, Store
 from tm_jax.pretrained.layouts import open_public
 from tm_jax.pretrained.load import load_pretrained
 from tm_jax.pretrained.names import NameMap, Rule, paths
+from tm_jax.pretrained.run_checkpoint import RunCheckpoint, open_run
+from tm_jax.pretrained.runs import is_run
 from tm_jax.pretrained.sources import kernels_in, open_own
 from tm_jax.pretrained.weights import is_own, read_config
-from tm_jax.sharding import ShardingRules, shardings_like
+from tm_jax.sharding import ShardingRules, replicated, shardings_like, variable_sharding
 
 RUNS = ("dtype", "remat", "attention")
 """Fields of the model's config that say how it is run and not what it is."""
 _SAMPLE = 2**16
+_SMALL = 2**22
+"""Elements of an array that every device may hold whole for a moment."""
 
 
 def frozen_dit(config: DiTConfig) -> DiT:
@@ -36,10 +44,37 @@ def frozen_dit(config: DiTConfig) -> DiT:
     return kernels_in(config.dtype)(DiT(config, rngs=nnx.Rngs(0)))
 
 
-def parts_of(mapped: MappedFiles, tensor: StoredTensor | SlicedTensor) -> list[np.ndarray]:
-    """A tensor's values as they lie in its files."""
-    stored = [tensor] if isinstance(tensor, StoredTensor) else [part for _, part in tensor.slices]
-    return [mapped.view(one) for one in stored]
+def _places(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Evenly spaced places of an array, all where it is small: one index for each axis."""
+    if not shape:
+        return ()
+    size = math.prod(shape)
+    return np.unravel_index(np.arange(0, size, max(1, size // _SAMPLE)), shape)
+
+
+def _in_files(mapped: MappedFiles, tensor: StoredTensor | SlicedTensor) -> np.ndarray:
+    """A tensor's values at ``_places``, in whatever parts it lies in its files."""
+    places = _places(tensor.shape)
+    if isinstance(tensor, StoredTensor):
+        return mapped.view(tensor)[places]
+    found = np.empty(len(places[0]), np.float32)
+    for index, part in tensor.slices:
+        axes = list(zip(places, index, strict=True))
+        inside = np.logical_and.reduce([(cut.start <= at) & (at < cut.stop) for at, cut in axes])
+        found[inside] = mapped.view(part)[tuple(at[inside] - cut.start for at, cut in axes)]
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _gather(array: jax.Array, places: tuple[jax.Array, ...], whole: jax.sharding.Sharding) -> jax.Array:
+    # As integers, since what the devices lack is a zero in their sum, and -0.0 + 0.0 is another number.
+    found = jax.lax.bitcast_convert_type(array, jnp.uint32)[places]
+    return jax.lax.with_sharding_constraint(found, whole)
+
+
+def _on_devices(array: jax.Array, whole: jax.sharding.Sharding) -> np.ndarray:
+    """An array's values at ``_places``; it is not gathered."""
+    return np.asarray(_gather(array, _places(array.shape), whole)).view(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +103,42 @@ class DiTSource:
             self.checkpoint, make, self.names, shardings, new=self.new, ignored=self.ignored
         )
 
-    def digest(self) -> str:
-        """What the values depend on: all of small tensors, and evenly spaced places of large ones."""
+    def digest(self, rules: ShardingRules) -> str:
+        """What the values depend on: all of small tensors, and evenly spaced places of large ones.
+
+        The same for weights of ours wherever and in however many parts they lie.  Every process must call it:
+        a run's arrays are brought onto the devices for it, one after another.
+        """
         state = hashlib.sha256()
-        with MappedFiles() as mapped:
-            for name, tensor in sorted(self.checkpoint.tensors.items()):
-                state.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-                for values in parts_of(mapped, tensor):
-                    flat = values.reshape(-1)
-                    state.update(np.ascontiguousarray(flat[:: max(1, flat.size // _SAMPLE)]).tobytes())
-                mapped.release(tensor)
+        for name, values in self._sampled(rules):
+            tensor = self.checkpoint.tensors[name]
+            state.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            state.update(np.ascontiguousarray(values).tobytes())
         return state.hexdigest()[:12]
+
+    def _sampled(self, rules: ShardingRules) -> Iterator[tuple[str, np.ndarray]]:
+        names, stored = sorted(self.checkpoint.tensors), self.checkpoint
+        if not isinstance(stored, RunCheckpoint):
+            with MappedFiles() as mapped:
+                for name in names:
+                    yield name, _in_files(mapped, stored.tensors[name])
+                    mapped.release(stored.tensors[name])
+            return
+        mesh, wanted = jax.sharding.get_mesh(), {}
+        whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]) if mesh.empty else replicated(mesh)
+        variables = paths(jax.eval_shape(lambda: DiT(self.config, rngs=nnx.Rngs(0))))
+        for name in names:
+            shape = stored.tensors[name].shape
+            split = math.prod(shape) > _SMALL and not mesh.empty
+            where = variable_sharding(variables[name], mesh, rules) if split else whole
+            wanted[name] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
+        small = [name for name in names if math.prod(wanted[name].shape) <= _SMALL]
+        held = stored.restore({name: wanted[name] for name in small})
+        for name in names:
+            if name in held:
+                yield name, np.asarray(held[name])[_places(wanted[name].shape)]
+            else:
+                yield name, _on_devices(stored.restore({name: wanted[name]})[name], whole)
 
 
 AFRESH = {
@@ -106,7 +166,7 @@ def open_dit(source: str | Path, config: DiTConfig, *, as_start: bool = False) -
         public = open_public(source, "transformer", config)
         names = public.layout.names(config, public.checkpoint.tensors)
         return DiTSource(public.checkpoint, names, config, public.layout.new, public.layout.ignored)
-    path = Path(source)
+    path = open_run(Path(source)).path if is_run(Path(source)) else Path(source)
     saved = read_config(path, DiTConfig)
     free = (*RUNS, *itertools.chain(*AFRESH), "still_condition") if as_start else RUNS
     same = dataclasses.replace(saved, **{name: getattr(config, name) for name in free})

@@ -64,7 +64,7 @@ class Recipe:
         self._ship(student)
 
     def _is_done(self, loop: LoopConfig) -> bool:
-        from tm_jax.training.checkpoint import saved_steps
+        from tm_jax.pretrained.runs import saved_steps
 
         return loop.steps in saved_steps(loop.folder / "checkpoints")
 

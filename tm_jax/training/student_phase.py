@@ -62,7 +62,7 @@ from tm_jax.training.dmd import (
 from tm_jax.training.flow_matching import NoisedClip
 from tm_jax.training.frozen import Frozen
 from tm_jax.training.lora import Adapters, through, whole
-from tm_jax.training.networks import copied, frozen_dit, open_dit
+from tm_jax.training.networks import copied, frozen_dit
 from tm_jax.training.ode_pairs import OdePairs, make_pairs, pairs_batch, sample_pairs
 from tm_jax.training.optim import make_optimizer
 from tm_jax.training.passes import ClipShape, distillation_passes
@@ -79,8 +79,6 @@ class DistillationState:
 
     student: TrainState
     critic: TrainState
-    base: Any = None
-    """With ``lora``, which frozen transformers the changes belong to: an uint32 of their values."""
 
 
 class PairedClips(grain.transforms.RandomMap):
@@ -149,7 +147,6 @@ class StudentPhase:
             return DistillationState(
                 TrainState.create(student, self.tx, keys[0]),
                 TrainState.create(critic, self.critic_tx, keys[1], averaged=False),
-                jnp.zeros((), jnp.uint32),
             )
         zeros = lambda: jax.tree.map(jnp.zeros_like, DiT(self.config.model, rngs=nnx.Rngs(0)))
         return DistillationState(
@@ -160,7 +157,7 @@ class StudentPhase:
     def start(self, state: DistillationState) -> DistillationState:
         """Critic and student with the values of the teacher and of ``init_from``, read into their shards.
 
-        With ``lora`` those are read beside the state, which notes what they are.
+        With ``lora`` those are read beside the state.
 
         Raises:
             InputError: a file is missing or of another config.
@@ -168,15 +165,13 @@ class StudentPhase:
         config, rules = self.config, self.config.loop.rules
         if config.lora:
             self.frozen.of_student()
-            return state.replace(base=jax.device_put(self.frozen.digest(), state.base.sharding))
-        sources = [
-            open_dit(path, config.model) for path in (config.teacher, config.init_from or config.teacher)
-        ]
+            return state
+        teacher, own = self.frozen.source("teacher"), self.frozen.source("init_from")
         # The zeros go first: more whole models would not fit beside the optimizers' state.
         for leaf in jax.tree.leaves((state.student.model, state.student.ema, state.critic.model)):
             leaf.delete()
-        critic = sources[0].load(rules)
-        student = copied(critic) if config.init_from is None else sources[1].load(rules)
+        critic = teacher.load(rules)
+        student = copied(critic) if config.init_from is None else own.load(rules)
         return DistillationState(state.student.begin_with(student), state.critic.begin_with(critic))
 
     def step(
@@ -185,7 +180,6 @@ class StudentPhase:
         """One step: warm-up, or a critic update and, in its turn, a student update."""
         config = self.config
         batch = batch if self._device is None else self._device.batch(batch)
-        self.frozen.check(state.base)
         base = self.frozen.of_student()
         if index < config.warmup:
             _, _, key = self._keys(state.student.key, state.student.step)
@@ -402,12 +396,16 @@ class StudentPhase:
         path = self.config.loop.folder / "warmup.safetensors"
         save_sharded(path, self.weights(state), self.config.model, self.describe(), step=self.config.warmup)
 
+    def made_of(self) -> dict[str, str]:
+        """The teacher, to which critic and pairs belong; with ``lora`` also what the student changes."""
+        fields = ("teacher", "init_from") if self.config.lora else ("teacher",)
+        return {field: self.frozen.digest(field) for field in fields}
+
     def dataset(self) -> grain.MapDataset:
         """Clips, cached pairs and streams; the pairs are sampled first if they are not there."""
         config = self.config
-        source = open_dit(config.teacher, config.model)
         videos = training_videos(config)
-        made_of = source.digest(), config.pairs, config.clip, config.rollout.correlation
+        made_of = self.frozen.digest("teacher"), config.pairs, config.clip, config.rollout.correlation
         of = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
         folder = config.cache / f"pairs-{of}-{training_videos_digest(config)}"
         pairs = make_pairs(

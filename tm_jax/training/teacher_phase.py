@@ -26,6 +26,7 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.nn.masks import Bidirectional
 from tm_jax.pretrained.fantasytalking import FantasyTalking, open_fantasytalking
 from tm_jax.pretrained.front_ends import load_front_end
+from tm_jax.pretrained.runs import saved_steps
 from tm_jax.pretrained.sources import load_any
 from tm_jax.sharding import AnyMesh, keep_sharded, shard
 from tm_jax.training.abstract import (
@@ -37,7 +38,6 @@ from tm_jax.training.abstract import (
     conditioning_shapes,
 )
 from tm_jax.training.accumulate import gradients_of
-from tm_jax.training.checkpoint import saved_steps
 from tm_jax.training.clip_data import check_clips, clip_work, heldout_clips, training_videos
 from tm_jax.training.device_clips import DeviceClips
 from tm_jax.training.flow_matching import FlowMatchingLoss, NoisedClip, draw_clip, velocity_loss
@@ -191,6 +191,10 @@ class TeacherPhase:
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""
         return self._step(state, batch if self._device is None else self._device.batch(batch))
+
+    def made_of(self) -> dict[str, str]:
+        """Nothing: a checkpoint goes on by itself."""
+        return {}
 
     def dataset(self) -> grain.MapDataset:
         """Random clips of the encoded videos."""

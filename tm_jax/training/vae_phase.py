@@ -211,7 +211,7 @@ class AutoencodingPhase:
         )
         same = self.model if before.refine_blocks else unrefined
         vae = load_model(path, VAE, VAEConfig, expect=same)
-        if vae.refiner is None:
+        if vae.refiner is None and fresh.refiner is not None:
             vae.refiner = nnx.data(fresh.refiner)
         vae.config = self.model
         return vae
@@ -238,6 +238,10 @@ class AutoencodingPhase:
     def work(self, index: int) -> tuple[float, float]:
         """Not counted."""
         return 0.0, 0.0
+
+    def made_of(self) -> dict[str, str]:
+        """Nothing: a checkpoint goes on by itself."""
+        return {}
 
     def dataset(self) -> grain.MapDataset:
         """Random windows of the puppets' videos."""
