@@ -59,8 +59,8 @@ class Arguments:
     """Where the transformer runs, like cuda:0, or cuda:0-3 for several devices that share it, which JAX can
     (default: the first device)."""
     vae_devices: str = ""
-    """Where the VAE runs, like cuda:1 (default: where the transformer runs; for students born from Wan the
-    second device, if there is one)."""
+    """Where the VAE runs, like cuda:1, or cuda:4-7 for several devices that share a picture's rows, which JAX
+    can (default: where the transformer runs; for students born from Wan a second device, if there is one)."""
 
     def __post_init__(self):
         parts = (field for field in dataclasses.fields(self) if field.name in _PARTS)

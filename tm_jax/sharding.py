@@ -68,6 +68,8 @@ class ShardingRules:
     whole_heads: str | tuple[str, ...] | None = ("tensor", "context")
     """Heads while each device holds all tokens of its own: in self-attention, and in a stream's cache."""
     condition: str | tuple[str, ...] | None = None
+    rows: str | tuple[str, ...] | None = "context"
+    """The rows of a picture, and of a decoder's arrays at every resolution."""
 
     def spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
         """The PartitionSpec of an array whose axes carry these logical names."""
@@ -108,6 +110,7 @@ _COUNTED = {
     "embed": "channels of a token",
     "mlp": "hidden units of a layer",
     "heads": "attention heads",
+    "rows": "rows of the latents",
 }
 
 
@@ -115,7 +118,8 @@ def check_mesh(mesh: AnyMesh, sizes: dict[str, int], rules: ShardingRules = Shar
     """Refuses a mesh whose axes don't divide what they are to split.
 
     Args:
-      sizes: logical axis name → its length, for those among batch, tokens, embed, mlp and heads that matter.
+      sizes: logical axis name → its length, for those among batch, tokens, embed, mlp, heads and rows that
+        matter.
 
     Raises:
       InputError: naming the axes and the sizes that do divide.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.audio.test_voice_activity import voice
 from tests.streaming.tiny import DIT_CONFIG, ROLLOUT, models
@@ -16,7 +17,10 @@ from tm_jax.diffusion.noise import stream_noise
 from tm_jax.diffusion.rollout import parallel_steps
 from tm_jax.errors import InputError
 from tm_jax.models.audio_adapter import audio_windows
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.weights import save_model
+from tm_jax.sharding import MeshConfig, array_sharding, make_mesh, replicated
 from tm_jax.streaming import jax_engine as module
 from tm_jax.streaming.engine import StreamEngine
 from tm_jax.streaming.jax_engine import JaxBackend
@@ -234,8 +238,9 @@ def test_loading_a_folder(tmp_path, engine):
         InputError, match=r"--vae-devices cuda:1: JAX has no .* there are cpu:0, cpu:1, .* cpu:7"
     ):
         load_engine(tmp_path, vae_device="cuda:1")
-    with pytest.raises(InputError, match="--vae-devices 1-2: the VAE takes one device"):
-        load_engine(tmp_path, vae_device="1-2")
+    assert len(jax.tree.leaves(load_engine(tmp_path, vae_device="1-2").backend.vae)[0].devices()) == 2
+    with pytest.raises(InputError, match=r"context 3 does not split the 2 rows of the latents: .* 1, 2\."):
+        load_engine(tmp_path, vae_device="1-3")
 
 
 def test_devices_by_kind_and_numbers():
@@ -252,15 +257,51 @@ def test_devices_by_kind_and_numbers():
             find_devices(text, "--dit-devices")
 
 
-def test_a_dit_on_two_devices_and_a_vae_on_a_third_make_the_same_video(engine):
-    place = tuple(jax.devices()[2:4]), jax.devices()[5]
+def test_a_dit_on_two_devices_and_a_vae_on_two_others_make_the_same_video(engine):
+    place = tuple(jax.devices()[2:4]), tuple(jax.devices()[5:7])
     two = StreamEngine(JaxBackend(*models(), rollout=ROLLOUT, devices=place))
     kernel = two.backend.student.blocks.self_attention.query.kernel[...]
     assert kernel.devices() == set(place[0]) and kernel.addressable_shards[0].data.shape == (2, 32, 16)
-    assert jax.tree.leaves(two.backend.vae)[0].devices() == {place[1]}
+    assert jax.tree.leaves(two.backend.vae)[0].devices() == set(place[1])
     sound = voice(1.0)
     make = lambda one: np.concatenate([chunk.frames for chunk in one.stream(PICTURE, [sound], seed=3)])
     difference = np.abs(make(two).astype(int) - make(engine).astype(int))
     assert difference.max() <= 1 and difference.mean() < 0.01
     with pytest.raises(InputError, match="does not split the 2 attention heads"):
         JaxBackend(*models(), rollout=ROLLOUT, devices=(tuple(jax.devices()[:4]), jax.devices()[4]))
+
+
+@pytest.fixture
+def quick_compiling():
+    """XLA without its optimisations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize(
+    "config", [models()[0].config, VAEConfig(base_dim=4, num_res_blocks=1)], ids=["ours", "wan"]
+)
+def test_devices_that_share_a_picture_send_rows_alone(config, rng, quick_compiling):
+    """Frames and history of a latent equal one device's; the middle's attention alone gathers."""
+    vae = jax.eval_shape(lambda: VAE(config, rngs=nnx.Rngs(0)))
+    drawn = lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype)
+    latents = rng.normal(size=(1, 2, 4, 3, config.z_dim)).astype(np.float32)
+    state = jax.eval_shape(lambda vae: vae.decode_state(1, 4, 3), vae)
+    vae, state = jax.tree.map(drawn, (vae, state))
+    given = vae, latents, np.int32(1), state
+    alone = module.decode(*jax.tree.map(jnp.asarray, given), first=False)
+
+    mesh = make_mesh(MeshConfig(fsdp=1, context=4), jax.devices()[:4])
+    rows = lambda leaf: jax.device_put(leaf, array_sharding(leaf.shape, (None, None, "rows"), mesh))
+    given = jax.device_put(vae, replicated(mesh)), rows(latents), np.int32(1), tuple(map(rows, state))
+    with jax.set_mesh(mesh):
+        program = module.decode.lower(*given, first=False).compile()
+        frames, left = program(*given)
+    assert frames.addressable_shards[0].data.shape[1] * 4 == frames.shape[1]
+    assert np.abs(np.asarray(frames, int) - np.asarray(alone[0], int)).max() <= 1
+    for ours, theirs in zip(left, alone[1], strict=True):
+        assert ours.addressable_shards[0].data.shape[2] * 4 == ours.shape[2]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+    text = program.as_text()
+    assert "collective-permute(" in text and text.count("all-gather(") <= 2

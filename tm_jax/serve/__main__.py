@@ -35,7 +35,7 @@ class Arguments:
     dit_devices: str = ""
     """Device of the transformer, like cuda:0, or of JAX several, like cuda:0-3 (default: the first)."""
     vae_devices: str = ""
-    """Device of the VAE (default: a second one where there is one)."""
+    """Device of the VAE, or of JAX several, like cuda:4-7 (default: a second one where there is one)."""
     steps: int | None = None
     """Denoising steps of a chunk (default: those that the student was distilled for)."""
     voice: Literal["offline", "mirror", "realtime"] = "offline"

@@ -3,7 +3,8 @@
 What a chunk needs is computed once and kept: the reference's condition and its cross-attention K/V,
 the K/V of the first and the previous chunk, the decoder's history.  All of it is constant in size.
 Where there are two devices the DiT has one and the VAE the other, and only latents cross over.  Several
-devices may share the DiT's heads and hidden units; a chunk is one program on all of them.
+devices may share the DiT's heads and hidden units, and others the rows of the VAE's pictures; a chunk is one
+program on all of the DiT's, a latent one on all of the VAE's.
 """
 
 import contextlib
@@ -30,7 +31,15 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE, State
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.weights import read_header
-from tm_jax.sharding import MeshConfig, check_mesh, make_mesh, replicated, shard, shardings_like
+from tm_jax.sharding import (
+    MeshConfig,
+    array_sharding,
+    check_mesh,
+    make_mesh,
+    replicated,
+    shard,
+    shardings_like,
+)
 from tm_jax.types import Conditioning, Latents
 
 Place = jax.Device | tuple[jax.Device, ...] | None
@@ -115,7 +124,9 @@ def decode(
     """The frames of one latent of a chunk, one if it is a stream's first, and the decoder's next history."""
     latent = jax.lax.dynamic_slice_in_dim(latents, index, 1, axis=1)
     video, state = vae.decode_step(latent, state, first=first)
-    return jnp.clip(jnp.round(video[0] * 127.5 + 127.5), 0, 255).astype(jnp.uint8), state
+    frames = jnp.clip(jnp.round(video[0] * 127.5 + 127.5), 0, 255).astype(jnp.uint8)
+    # Where a mesh splits the rows, XLA sends those that a convolution sees beyond a device's own.
+    return shard(frames, None, "rows"), tuple(shard(kept, None, None, "rows") for kept in state)
 
 
 def fitting_size(
@@ -174,6 +185,11 @@ def read_rollout(student: Path) -> RolloutConfig:
     return from_json(RolloutConfig, meta["rollout"])
 
 
+def _on(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
+    """Where several devices' programs are traced and run; every thread says it for itself."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
 class JaxBackend:
     """One student and one VAE behind the interface of `streaming.backend.Backend`."""
 
@@ -198,10 +214,10 @@ class JaxBackend:
           size: (height, width) of the video; None is 512×512, or without a picture encoder the square that
             the model's number of image tokens makes.
           devices: of the DiT and of the VAE; None leaves both where JAX puts them.  Several for the DiT share
-            its heads and hidden units.
+            its heads and hidden units, several for the VAE the rows of its latents.
 
         Raises:
-          InputError: the parts do not fit each other, or the DiT does not split over so many devices.
+          InputError: the parts do not fit each other, or a model does not split over so many devices.
         """
         self.rollout, self.front_end = rollout, LogMel() if front_end is None else front_end
         self.size = fitting_size(student.config, vae.config, self.front_end, picture_encoder, size)
@@ -210,12 +226,20 @@ class JaxBackend:
         height, width = (edge // vae.config.spatial_stride for edge in self.size)
         self.latent_shape = (height, width, vae.config.z_dim)
         self.dit_device, self.vae_device = devices or (None, None)
-        self._mesh = None
+        self._mesh = self._vae_mesh = None
         if isinstance(self.dit_device, tuple):
             self._mesh = make_mesh(MeshConfig(fsdp=1, tensor=len(self.dit_device)), list(self.dit_device))
             sizes = student.config.mesh_sizes(height, width)
             check_mesh(self._mesh, {name: sizes[name] for name in ("heads", "mlp")})
             self.dit_device = replicated(self._mesh)
+        self._latents_place = self.vae_device
+        if isinstance(self.vae_device, tuple):
+            shares = MeshConfig(fsdp=1, context=len(self.vae_device))
+            self._vae_mesh = make_mesh(shares, list(self.vae_device))
+            check_mesh(self._vae_mesh, {"rows": height})
+            self.vae_device = replicated(self._vae_mesh)
+            shape = 1, rollout.chunk, *self.latent_shape
+            self._latents_place = array_sharding(shape, (None, None, "rows"), self._vae_mesh)
         place = self.dit_device if self._mesh is None else shardings_like(student, self._mesh)
         self.student = jax.device_put(student, place)
         self.vae = jax.device_put(vae, self.vae_device)
@@ -237,18 +261,14 @@ class JaxBackend:
             face = face_mask(jnp.asarray([face_box], jnp.int32), self.size, grid)
         pixels = picture[None].astype(np.float32) / 127.5 - 1.0
         place = functools.partial(jax.device_put, device=self.dit_device)
-        with self._on_mesh():
+        with _on(self._mesh):
             return encode_reference(
                 self._encoder, self.student, place(pixels), place(face), **self._constants
             )
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager:
-        """Where the DiT's programs are traced and run; every thread says it for itself."""
-        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
-
     def begin(self, reference: Reference) -> StreamState:
         """No chunk denoised."""
-        with self._on_mesh():
+        with _on(self._mesh):
             return begin(self.student, self.rollout, reference)
 
     def denoise(
@@ -261,7 +281,7 @@ class JaxBackend:
     ) -> tuple[Latents, StreamState]:
         """One chunk, dispatched; the state is used up."""
         inputs = jax.device_put((noises, windows, mode), self.dit_device)
-        with self._on_mesh():
+        with _on(self._mesh):
             return denoise(self.student, self.rollout, reference, state, *inputs)
 
     def wait(self, latents: Latents) -> None:
@@ -272,9 +292,11 @@ class JaxBackend:
         self, latents: Latents, state: State | None, *, first: bool
     ) -> Iterator[tuple[UInt8[np.ndarray, "t y x 3"], State]]:
         """Latent after latent; the next one is dispatched before the frames of one are handed out."""
-        latents, frames = jax.device_put(latents, self.vae_device), None
+        latents, frames = jax.device_put(latents, self._latents_place), None
         for index in range(latents.shape[1]):
-            following, state = decode(self.vae, latents, np.int32(index), state, first=first and index == 0)
+            starts = first and index == 0
+            with _on(self._vae_mesh):
+                following, state = decode(self.vae, latents, np.int32(index), state, first=starts)
             if frames is not None:
                 yield np.asarray(frames), state
             frames = following

@@ -90,9 +90,8 @@ def load_engine(
       prompt: a text, or a file with an embedding; empty takes the folder's own.
       size: (height, width) of the video; None as `JaxBackend` takes it.
       steps: denoising steps of a chunk; None takes those that the student was distilled for.
-      dit_device, vae_device: as ``find_devices`` takes them; several for the DiT share it.  None: where there
-        are two devices, the VAE of a student born from Wan has the second for itself; all others share the
-        first.
+      dit_device, vae_device: as ``find_devices`` takes them; several share a model.  None: where there are
+        two devices, the VAE of a student born from Wan has the second for itself; all others share the first.
 
     Raises:
       InputError: a part is missing or damaged, the parts do not fit each other, or there is no such device.
@@ -100,8 +99,6 @@ def load_engine(
     weights = Path(weights)
     dit = find_devices(dit_device, "--dit-devices") if dit_device else None
     vae_place = find_devices(vae_device, "--vae-devices") if vae_device else None
-    if vae_place is not None and len(vae_place) > 1:
-        raise InputError(f"--vae-devices {vae_device}: the VAE takes one device.")
     own_vae, student_path = weights / "vae.safetensors", weights / "student.safetensors"
     config = read_config(student_path, DiTConfig)
     front_end = own_front_end(config.audio_width, weights / "visemes.safetensors")
@@ -127,8 +124,8 @@ def load_engine(
     if dit is None and vae_place is None:
         devices = (local[0], local[1]) if len(local) > 1 and not small else None
     else:
-        dit = dit or local[:1]
-        devices = (tuple(dit) if len(dit) > 1 else dit[0], vae_place[0] if vae_place else dit[0])
+        dit = tuple(dit or local[:1])
+        devices = tuple(place if len(place) > 1 else place[0] for place in (dit, vae_place or dit[:1]))
     return StreamEngine(
         JaxBackend(
             vae,

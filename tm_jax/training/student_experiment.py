@@ -24,13 +24,13 @@ class StudentExperiment:
     loop: LoopConfig
     model: DiTConfig
     vae: Path
-    """The VAE of the latents: a weights file, or a public folder or Hub id."""
+    """The VAE of the latents: weights or a run of ours, or a public folder or Hub id."""
     teacher: Path
-    """The teacher, from which the critic starts, and the student too without ``init_from``: weights of ours,
-    or a public folder or Hub id."""
+    """The teacher, from which the critic starts, and the student too without ``init_from``: weights or a run
+    of ours, or a public folder or Hub id."""
     init_from: str | None = None
-    """Where the student starts instead, such as another run's warm-up: weights of ours, or a public folder or
-    Hub id.  The critic always starts from the teacher."""
+    """Where the student starts instead, such as another run's warm-up: weights or a run of ours, or a public
+    folder or Hub id.  The critic always starts from the teacher."""
     lora: int = 0
     """Rank of the changes of the blocks' kernels that are all that student and critic learn, on top of the
     frozen transformers where they start (LoRA, `training/lora.py`); 0 trains all parameters."""

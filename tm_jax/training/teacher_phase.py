@@ -60,10 +60,10 @@ class TeacherExperiment:
     loop: LoopConfig
     model: DiTConfig
     vae: Path
-    """The VAE whose latents the teacher learns: a weights file, or a public folder or Hub id."""
+    """The VAE whose latents the teacher learns: weights or a run of ours, or a public folder or Hub id."""
     init_from: str | None = None
-    """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; or the weights of a
-    teacher of ours, of the same sizes but for its audio tokens, its condition and what it predicts.
+    """Public Wan transformer to start from: a folder, a safetensors file or a Hub id; or weights or the run
+    of a teacher of ours, of the same sizes but for its audio tokens, its condition and what it predicts.
     None starts afresh."""
     init_audio: Path | None = None
     """FantasyTalking's audio weights as safetensors, by which a teacher that starts from a public checkpoint

@@ -149,7 +149,7 @@ class VaeExperiment:
     linear_start: int = 100
     """Windows that a linear start is fitted to; 0 starts at random."""
     init_from: Path | None = None
-    """Weights to start from; None starts afresh.  A refiner that they lack begins as the identity."""
+    """Weights or a run to start from; None starts afresh.  A missing refiner begins as the identity."""
     evenness: float = 1.0
     """How far the latent channels' sizes are made equal for the diffusion models: 1 gives all of them unit
     variance; less lets channels that matter more to the picture stand out of the noise earlier."""
