@@ -15,7 +15,7 @@ PRESET = dataclasses.replace(
     FIRST,
     loop=dataclasses.replace(FIRST.loop, name="tiny_vae_refined", steps=2400),
     model=dataclasses.replace(FIRST.model, refine_blocks=3),
-    loss=dataclasses.replace(FIRST.loss, mouth=5.0, strength=3.0),
+    loss=dataclasses.replace(FIRST.loss, mouth=5.0, strength=3.0, motion_strength=3.0),
     optim=OptimConfig(
         lr=7e-4,
         warmup_steps=30,

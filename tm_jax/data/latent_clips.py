@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from tm_jax.diffusion.conditions import latents_as_image_tokens
 from tm_jax.models.audio_adapter import window_indices
+from tm_jax.models.dit_config import DiTConfig
 
 BLINK = 0.5
 """How far shut the eyes are in a blink."""
@@ -51,6 +52,19 @@ class ClipConfig:
     def frames(self) -> int:
         """Latent frames a clip."""
         return self.chunk * self.chunks
+
+
+def clip_config(model: DiTConfig, chunk: int, chunks: int = 7) -> ClipConfig:
+    """Clips as a model of ours reads them."""
+    return ClipConfig(
+        chunk=chunk,
+        chunks=chunks,
+        image_patch=model.image_patch or 1,
+        audio_left=model.audio_left,
+        audio_lookahead=model.audio_lookahead,
+        text_length=model.text_length,
+        text_width=model.text_width,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,8 @@ class Arguments:
     """Least length of a clip."""
     minutes: float = 10.0
     """Length of each long stream (drift)."""
+    styles: tuple[Literal["shaded", "anime", "photo"], ...] = ("shaded", "anime", "photo")
+    """Which characters stream (drift)."""
     out: Path = Path("out/evaluation")
     """Directory for report.json, report.txt and the pictures."""
     vae: ShippedPath = WEIGHTS / "vae.safetensors"

@@ -1,4 +1,4 @@
-"""One long stream of each style: does it stay the same from the first minute to the last?"""
+"""One long stream of each style asked for: does it stay the same from the first minute to the last?"""
 
 import dataclasses
 from pathlib import Path
@@ -15,12 +15,14 @@ from tm_jax.evaluation.systems import Systems
 
 
 def drift_report(arguments, systems: Systems, out: Path) -> tuple[list[Figure], dict]:
-    """One long stream of each style."""
+    """One long stream of each of ``arguments.styles``."""
     world = PuppetWorld(seed=arguments.seed, split="heldout", size=arguments.size)
     seconds = frame_count(60 * arguments.minutes) / 25
     streamer = systems.streamer(arguments.student)
     figures, reports = [], {}
-    for index, style in enumerate(STYLES):
+    for style in arguments.styles:
+        # The world's characters take the styles in turn.
+        index = STYLES.index(style)
         with tqdm(total=round(seconds), desc=f"stream: {style}", unit="s", leave=False) as bar:
             advance = lambda done, bar=bar: bar.update(round(done) - bar.n)
             report = run_stream(

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 
 from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.data.encoded_videos import VideoEncoder
-from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
+from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, clip_config, conditioning_arrays
 from tm_jax.data.puppets.world import Clip
 from tm_jax.diffusion.noise import chunk_noises, stream_noise
 from tm_jax.diffusion.rollout import generate_chunk, init_stream, make_reference
@@ -163,18 +163,6 @@ class Reconstruction:
         return self._decode(np.stack([video.latents for video in held_out.encoded]))
 
 
-def _clip_config(model: DiT, chunk: int) -> ClipConfig:
-    config = model.config
-    return ClipConfig(
-        chunk=chunk,
-        image_patch=config.image_patch or 1,
-        audio_left=config.audio_left,
-        audio_lookahead=config.audio_lookahead,
-        text_length=config.text_length,
-        text_width=config.text_width,
-    )
-
-
 def _conditioning(videos: Sequence[EncodedVideo], frames: np.ndarray, config: ClipConfig) -> Conditioning:
     """Conditions of these frames; the reference's are cut to as many, counted from its own beginning."""
     rows = [conditioning_arrays(video, frames, config) for video in videos]
@@ -196,7 +184,7 @@ class TeacherSampler:
     def __init__(self, teacher: DiT, vae: VAE, config: SamplerConfig, chunk: int = 3):
         self.teacher, self.chunk = teacher, chunk
         self.later = teacher.config.trained_frames // chunk - 1
-        self.clip = _clip_config(teacher, chunk)
+        self.clip = clip_config(teacher.config, chunk)
         self._sample = jax.jit(partial(sample, config=config, pattern=Bidirectional()))
         self._decode = Decoder(vae, chunk)
 
@@ -225,7 +213,7 @@ class Streamer:
 
     def __init__(self, model: DiT, vae: VAE, config: RolloutConfig):
         self.model, self.config = model, config
-        self.clip = _clip_config(model, config.chunk)
+        self.clip = clip_config(model.config, config.chunk)
         self._decode = Decoder(vae, config.chunk)
 
     def latents(

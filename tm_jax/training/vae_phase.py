@@ -48,7 +48,9 @@ class AutoencodingLoss:
     edges: float = 1.0
     """Weight of the error of differences between neighbouring pixels."""
     strength: float = 0.0
-    """Weight of the error of the local root mean squares of both kinds of differences."""
+    """Weight of the error of the local root mean squares of differences between neighbouring pixels."""
+    motion_strength: float = 0.0
+    """The same of frame-to-frame differences, which are larger where a new latent begins."""
     strength_patch: int = 8
     """Side in pixels of the squares within which they are taken."""
     kl: float = 1e-6
@@ -63,8 +65,8 @@ def pixel_weight(terms: AutoencodingLoss, height: int, width: int) -> Float[Arra
     return jnp.where(inside, terms.mouth, 1.0)[None, None, :, :, None]
 
 
-def strength_error(ours: Video, true: Video, patch: int) -> Float[Array, ""]:
-    """Mean squared mismatch of the local root mean square of differences in time, down and to the right.
+def strength_errors(ours: Video, true: Video, patch: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean squared mismatch of the local root mean square of differences: in time, and down and to the right.
 
     Args:
         patch: side of the squares over which a difference's square is averaged; it divides the picture's.
@@ -79,7 +81,32 @@ def strength_error(ours: Video, true: Video, patch: int) -> Float[Array, ""]:
         # Below a 256th of the range a difference is rounding; the root's slope must not explode there.
         return jnp.sqrt(squares + (2 / 256) ** 2)
 
-    return sum(jnp.mean(jnp.square(strength(ours, axis) - strength(true, axis))) for axis in (1, 2, 3))
+    time, down, right = (
+        jnp.mean(jnp.square(strength(ours, axis) - strength(true, axis))) for axis in (1, 2, 3)
+    )
+    return time, down + right
+
+
+def reconstruction_loss(
+    decoded: Video, video: Video, weight: Float[Array, "1 1 y x 1"], terms: AutoencodingLoss
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """How far what was decoded is from the true video, without the latents' term, and the figures to log.
+
+    Args:
+        weight: weight of every pixel.
+    """
+    error = decoded - video
+    pixels = jnp.mean(weight * jnp.square(error))
+    motion = jnp.mean(weight * jnp.square(error[:, 1:] - error[:, :-1]))
+    edges = jnp.mean(jnp.square(jnp.diff(error, axis=2))) + jnp.mean(jnp.square(jnp.diff(error, axis=3)))
+    loss = pixels + terms.motion * motion + terms.edges * edges
+    psnr = -10 * jnp.log10(jnp.mean(jnp.square(error)) / 4)
+    parts = {"psnr": psnr, "motion": motion, "edges": edges}
+    if terms.strength or terms.motion_strength:
+        movement, detail = strength_errors(decoded, video, terms.strength_patch)
+        loss += terms.strength * detail + terms.motion_strength * movement
+        parts |= {"strength": detail, "motion_strength": movement}
+    return loss, parts
 
 
 def autoencoding_loss(
@@ -102,17 +129,10 @@ def autoencoding_loss(
     if freeze_encoder:
         mean, log_variance = jax.lax.stop_gradient((mean, log_variance))
     drawn = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
-    decoded = vae.decode(vae.normalise(drawn))
-    error = decoded - video
-    pixels = jnp.mean(weight * jnp.square(error))
-    motion = jnp.mean(weight * jnp.square(error[:, 1:] - error[:, :-1]))
-    edges = jnp.mean(jnp.square(jnp.diff(error, axis=2))) + jnp.mean(jnp.square(jnp.diff(error, axis=3)))
+    loss, parts = reconstruction_loss(vae.decode(vae.normalise(drawn)), video, weight, terms)
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
-    strength = strength_error(decoded, video, terms.strength_patch) if terms.strength else jnp.zeros(())
-    loss = pixels + terms.motion * motion + terms.edges * edges + terms.strength * strength + terms.kl * kl
-    psnr = -10 * jnp.log10(jnp.mean(jnp.square(error)) / 4)
-    parts = {"psnr": psnr, "motion": motion, "edges": edges, "strength": strength, "kl": kl}
-    return loss, {"loss": loss} | parts
+    loss += terms.kl * kl
+    return loss, {"loss": loss, "kl": kl} | parts
 
 
 def latent_statistics(

@@ -1,0 +1,193 @@
+"""Phase 4: the VAE's decoding half learns to draw what the student makes, and not only what was encoded.
+
+A student's latents are not the encoder's: they are smoother where it is not sure, speckled, and jump where a
+chunk begins.  So a true window is encoded, noised to the student's last noise level, and denoised by the
+student as in streaming; the decoder learns to draw the true frames from that.  The true latents, which it
+must still draw, take the other part of the windows.  The encoder stays as it was, so teacher, student and
+cached latents stay valid.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tm_jax.config import from_json
+from tm_jax.data.encoded_videos import VideoEncoder
+from tm_jax.data.latent_clips import clip_config
+from tm_jax.data.spoken_windows import SpokenWindows, SpokenWindowsConfig
+from tm_jax.diffusion.flow import add_noise, clean_from_velocity
+from tm_jax.diffusion.schedule import RolloutConfig
+from tm_jax.errors import InputError
+from tm_jax.media.pixels import to_pixels, to_signed
+from tm_jax.models.dit import DiT
+from tm_jax.models.dit_config import DiTConfig
+from tm_jax.models.vae import VAE
+from tm_jax.models.vae_config import VAEConfig
+from tm_jax.nn.masks import SparseCausal
+from tm_jax.pretrained.front_ends import own_front_end
+from tm_jax.pretrained.weights import load_model, read_config, read_header
+from tm_jax.training.abstract import compiled_once
+from tm_jax.training.loop_config import LoopConfig
+from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.previews import write_sheet
+from tm_jax.training.state import TrainState
+from tm_jax.training.vae_phase import AutoencodingLoss, pixel_weight, reconstruction_loss
+from tm_jax.types import Conditioning, Latents
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderExperiment:
+    """Everything that decides how a decoder learns from a student."""
+
+    loop: LoopConfig
+    vae: Path
+    """Weights of the VAE to go on from."""
+    student: Path
+    """Weights of the student, whose file says how it streams."""
+    visemes: Path | None = None
+    """Weights of the viseme encoder through which the student hears; None is log-mel."""
+    optim: OptimConfig = OptimConfig()
+    loss: AutoencodingLoss = AutoencodingLoss()
+    windows: SpokenWindowsConfig = SpokenWindowsConfig()
+    chunks: int = 3
+    """Chunks of a window: the student reads the first one and the one before."""
+    estimated: float = 0.75
+    """Share of the windows whose latents the student makes; the others are the true ones."""
+    ema: float = 0.99
+    """Decay of the average of the parameters that is shipped."""
+
+    def __post_init__(self):
+        if not 0 <= self.estimated <= 1:
+            raise ValueError(f"estimated {self.estimated}: a share lies in 0 … 1")
+        if self.chunks < 1:
+            raise ValueError(f"chunks {self.chunks}: a window has at least 1")
+
+    def build(self) -> "DecoderPhase":
+        """The phase that the loop runs."""
+        return DecoderPhase(self)
+
+
+class DecoderPhase:
+    """Reconstruction from a student's latents; the loop's Phase."""
+
+    def __init__(self, config: DecoderExperiment):
+        """Reads the student and the headers of the VAE.
+
+        Raises:
+            InputError: one of them is missing, or they do not belong together.
+        """
+        self.config = config
+        self.model = read_config(config.vae, VAEConfig)
+        rollout = read_header(config.student).meta.get("rollout")
+        if rollout is None:
+            raise InputError(
+                f"{config.student} does not say how it streams, so it is no student: give --student one."
+            )
+        self.rollout = from_json(RolloutConfig, rollout)
+        self.student = load_model(config.student, DiT, DiTConfig)
+        if self.student.config.out_channels != self.model.z_dim:
+            raise InputError(
+                f"{config.student} makes latents of {self.student.config.out_channels} channels and "
+                f"{config.vae} reads {self.model.z_dim}: give two that were trained together."
+            )
+        self.front_end = own_front_end(self.student.config.audio_width, config.visemes)
+        if self.front_end is None:
+            raise InputError(
+                f"{config.student} hears {self.student.config.audio_width} numbers a token, which "
+                f"{config.visemes} does not give: say by --visemes which viseme encoder it was trained with."
+            )
+        self.tx = make_optimizer(config.optim)
+        self._step = compiled_once("decoder", self._update, donate_argnums=0)
+        self._estimated = jax.jit(self._estimate)
+        self._decode = jax.jit(lambda vae, latents: vae.decode(latents))
+
+    def init(self, key: jax.Array) -> TrainState:
+        """A VAE of zeros, in whose place ``start`` puts the values."""
+        vae = jax.tree.map(jnp.zeros_like, VAE(self.model, rngs=nnx.Rngs(0)))
+        return TrainState.create(vae, self.tx, key)
+
+    def start(self, state: TrainState) -> TrainState:
+        """The state with the VAE's weights."""
+        vae = load_model(self.config.vae, VAE, VAEConfig)
+        vae = jax.device_put(vae, jax.tree.map(lambda leaf: leaf.sharding, state.model))
+        return state.begin_with(vae)
+
+    def _estimate(self, student: DiT, latents: Latents, conditioning: dict, key: jax.Array) -> Latents:
+        """What the student's last step makes of the noised true latents, chunk by chunk."""
+        level = jnp.full(latents.shape[:1], self.rollout.sigmas[-1], jnp.float32)
+        noisy = add_noise(latents, jax.random.normal(key, latents.shape, latents.dtype), level)
+        condition = conditioning["condition"][:, : latents.shape[1]]
+        given = Conditioning(**{**conditioning, "condition": condition})
+        velocity = student(noisy, level, given, pattern=SparseCausal(self.rollout.chunk))
+        return clean_from_velocity(noisy, velocity, level)
+
+    def _update(
+        self, state: TrainState, student: DiT, batch: dict
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        noise_key, choice_key = jax.random.split(state.draw())
+        video = batch["frames"].astype(jnp.float32) / 127.5 - 1.0
+        true = batch["latents"]
+        made = self._estimate(student, true, batch["conditioning"], noise_key)
+        chosen = jax.random.uniform(choice_key, (len(true), 1, 1, 1, 1)) < self.config.estimated
+        latents = jax.lax.stop_gradient(jnp.where(chosen, made, true))
+        weight = pixel_weight(self.config.loss, *video.shape[2:4])
+
+        def loss_of(vae: VAE) -> tuple[jax.Array, dict]:
+            loss, parts = reconstruction_loss(vae.decode(latents), video, weight, self.config.loss)
+            return loss, {"loss": loss} | parts
+
+        gradients, metrics = jax.grad(loss_of, has_aux=True)(state.model)
+        return state.apply(gradients, self.tx, self.config.ema), metrics
+
+    def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update."""
+        return self._step(state, self.student, batch)
+
+    def work(self, index: int) -> tuple[float, float]:
+        """Not counted."""
+        return 0.0, 0.0
+
+    def _windows(self, split: str) -> SpokenWindows:
+        student = self.student.config
+        encoder = VideoEncoder(
+            load_model(self.config.vae, VAE, VAEConfig),
+            self.front_end,
+            student.trained_frames,
+            still=student.still_condition,
+        )
+        clip = clip_config(student, self.rollout.chunk, self.config.chunks)
+        return SpokenWindows(dataclasses.replace(self.config.windows, split=split), encoder, clip)
+
+    def dataset(self) -> grain.MapDataset:
+        """Random windows of the puppets' videos."""
+        return grain.MapDataset.source(self._windows(self.config.windows.split))
+
+    def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
+        """Held-out windows, drawn from true latents and from the student's; PSNR of both in dB."""
+        heldout, rows = self._windows("heldout"), []
+        errors: dict[str, list[float]] = {"heldout_psnr": [], "heldout_psnr_student": []}
+        for number in range(3):
+            window = heldout[number]
+            batched = jax.tree.map(lambda leaf: leaf[None], (window["latents"], window["conditioning"]))
+            made = self._estimated(self.student, *batched, jax.random.key(number))
+            rows.append(window["frames"])
+            for name, latents in zip(errors, (batched[0], made), strict=True):
+                drawn = np.asarray(self._decode(state.ema, latents))[0]
+                errors[name].append(np.square(drawn - to_signed(window["frames"])).mean() / 4)
+                rows.append(to_pixels(drawn))
+        write_sheet(folder / f"{index:06d}.png", rows, columns=8)
+        return {name: float(-10 * np.log10(np.mean(values))) for name, values in errors.items()}
+
+    def weights(self, state: TrainState) -> VAE:
+        """The averaged VAE."""
+        return state.ema
+
+    def describe(self) -> dict[str, Any]:
+        """The student whose latents it draws."""
+        return {"student": str(self.config.student)}
