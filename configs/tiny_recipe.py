@@ -1,4 +1,4 @@
-"""The tiny world's recipe on two cores: tiny_teacher, tiny_student, their figures and the files to ship.
+"""The tiny world's recipe on two cores: teacher, student, decoder, their figures and the files to ship.
 
     python train.py tiny_recipe          about a day of two cores; every part resumes
 
@@ -7,6 +7,7 @@ VAE, speech encoder and reader are the shipped ones: what is trained here is wha
 
 import dataclasses
 
+from configs.tiny_decoder import PRESET as DECODER
 from configs.tiny_student import PRESET as STUDENT
 from configs.tiny_teacher import PRESET as TEACHER
 from tm_jax.flags import WEIGHTS
@@ -17,4 +18,5 @@ SHIPPED = {"vae": WEIGHTS / "vae.safetensors", "visemes": WEIGHTS / "visemes.saf
 PRESET = Recipe(
     teacher=dataclasses.replace(TEACHER, **SHIPPED),
     student=dataclasses.replace(STUDENT, **SHIPPED),
+    decoder=dataclasses.replace(DECODER, **SHIPPED),
 )

@@ -1,10 +1,11 @@
-"""The tiny world's recipe on one accelerator: tiny_teacher_large, tiny_student_large, figures, files to ship.
+"""The tiny world's recipe on one accelerator: teacher and student of the larger size, decoder, figures, files.
 
 python train.py tiny_recipe_large    every part resumes; not run on an accelerator yet
 """
 
 import dataclasses
 
+from configs.tiny_decoder import PRESET as DECODER
 from configs.tiny_recipe import SHIPPED
 from configs.tiny_student_large import PRESET as STUDENT
 from configs.tiny_teacher_large import PRESET as TEACHER
@@ -13,5 +14,13 @@ from tm_jax.training.recipe import Recipe
 PRESET = Recipe(
     teacher=dataclasses.replace(TEACHER, **SHIPPED),
     student=dataclasses.replace(STUDENT, **SHIPPED),
+    decoder=dataclasses.replace(
+        DECODER,
+        loop=dataclasses.replace(
+            DECODER.loop, name="tiny_decoder_large", batch_size=8, threads=12, prefetch=16
+        ),
+        student=STUDENT.loop.folder / "weights.safetensors",
+        **SHIPPED,
+    ),
     compile_ahead=True,
 )

@@ -12,6 +12,7 @@ from tm_jax.evaluation import evaluate
 from tm_jax.pretrained import runs
 from tm_jax.training import loop, recipe, release
 from tm_jax.training.ablation import VARIANTS, Ablation
+from tm_jax.training.decoder_phase import DecoderExperiment
 from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.teacher_phase import TeacherExperiment
@@ -20,12 +21,15 @@ from tm_jax.training.teacher_phase import TeacherExperiment
 @pytest.fixture
 def small(tmp_path):
     at = lambda name: LoopConfig(name=name, steps=2, run_dir=tmp_path / name)
-    shared = {"model": CONFIG, "vae": Path("vae"), "visemes": Path("visemes"), "clip": CLIP}
+    (tmp_path / "vae").write_text("")
+    shared = {"model": CONFIG, "vae": tmp_path / "vae", "visemes": Path("visemes"), "clip": CLIP}
     teacher = TeacherExperiment(loop=at("teacher"), **shared)
     student = StudentExperiment(
         loop=at("student"), teacher=tmp_path / "teacher" / "weights.safetensors", **shared
     )
-    return recipe.Recipe(teacher, student, clips=3, out=tmp_path / "out")
+    made = tmp_path / "student" / "weights.safetensors"
+    decoder = DecoderExperiment(loop=at("decoder"), vae=shared["vae"], student=made)
+    return recipe.Recipe(teacher, student, decoder, clips=3, out=tmp_path / "out")
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def parts(monkeypatch):
         (config.folder / "weights.safetensors").write_text("")
 
     def measure(arguments):
-        done.append("figures")
+        done.append(f"figures by {arguments.vae.parent.name}")
         assert arguments.student.name == "weights.safetensors" and arguments.clips == 3
         arguments.out.mkdir(parents=True)
         (arguments.out / "report.json").write_text("{}")
@@ -51,14 +55,15 @@ def parts(monkeypatch):
     monkeypatch.setattr(release, "release", lambda arguments: done.append(f"ship {arguments.out.name}"))
     monkeypatch.setattr(TeacherExperiment, "build", lambda self: None)
     monkeypatch.setattr(StudentExperiment, "build", lambda self: None)
+    monkeypatch.setattr(DecoderExperiment, "build", lambda self: None)
     return done
 
 
 def test_every_part_is_done_once(small, parts):
     small.run()
-    assert parts == ["teacher", "student", "figures", "ship weights"]
+    assert parts == ["teacher", "student", "decoder", "figures by decoder", "ship weights"]
     small.run()
-    assert parts[4:] == ["ship weights"]
+    assert parts[5:] == ["ship weights"]
 
 
 def test_an_interrupted_training_ends_the_recipe_and_is_gone_on_with(small, parts):
@@ -67,7 +72,7 @@ def test_an_interrupted_training_ends_the_recipe_and_is_gone_on_with(small, part
         small.run()
     parts.remove("interrupt")
     small.run()
-    assert parts == ["teacher", "teacher", "student", "figures", "ship weights"]
+    assert parts == ["teacher", "teacher", "student", "decoder", "figures by decoder", "ship weights"]
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(small):
@@ -75,6 +80,8 @@ def test_parts_that_do_not_fit_each_other_are_refused(small):
         dataclasses.replace(small, student=dataclasses.replace(small.student, vae=Path("other")))
     with pytest.raises(ValueError, match="the recipe's teacher"):
         dataclasses.replace(small, student=dataclasses.replace(small.student, teacher=Path("other")))
+    with pytest.raises(ValueError, match="the recipe's student"):
+        dataclasses.replace(small, decoder=dataclasses.replace(small.decoder, student=Path("other")))
 
 
 def test_variants_of_an_ablation_differ_as_told_and_take_the_same_steps(small):

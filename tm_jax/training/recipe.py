@@ -1,4 +1,4 @@
-"""The whole recipe of a small world as one command: teacher → student → figures → files to ship.
+"""The whole recipe of a small world as one command: teacher → student → decoder → figures → files to ship.
 
     python train.py tiny_recipe             two cores
     python train.py tiny_recipe_large       one accelerator
@@ -15,6 +15,7 @@ from typing import Any
 
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS
+from tm_jax.training.decoder_phase import DecoderExperiment
 from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.teacher_phase import TeacherExperiment
@@ -22,10 +23,12 @@ from tm_jax.training.teacher_phase import TeacherExperiment
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Two trainings and what is made of them."""
+    """The trainings and what is made of them."""
 
     teacher: TeacherExperiment
     student: StudentExperiment
+    decoder: DecoderExperiment | None = None
+    """How the VAE's decoder learns to draw what the student makes; None leaves it as it is."""
     clips: int = 60
     """Held-out clips of the figures; 0 for no figures."""
     reader: Path = WEIGHTS / "reader.safetensors"
@@ -44,6 +47,9 @@ class Recipe:
         made = self.teacher.loop.folder / "weights.safetensors"
         if Path(self.student.teacher) != made:
             raise ValueError(f"student.teacher is {self.student.teacher}; the recipe's teacher is {made}")
+        made = self.student.loop.folder / "weights.safetensors"
+        if self.decoder is not None and self.decoder.student != made:
+            raise ValueError(f"decoder.student is {self.decoder.student}; the recipe's student is {made}")
 
     def run(self) -> None:
         """Every part that is not done yet.
@@ -59,9 +65,14 @@ class Recipe:
                     self._train(experiment, phase)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        student = self.student.loop.folder / "weights.safetensors"
-        self._measure(student)
-        self._ship(student)
+        student, vae = self.student.loop.folder / "weights.safetensors", Path(self.student.vae)
+        if self.decoder is not None:
+            # The student is a file that it reads when it is built.
+            if not self._is_done(self.decoder.loop):
+                self._train(self.decoder, self.decoder.build())
+            vae = self.decoder.loop.folder / "weights.safetensors"
+        self._measure(student, vae)
+        self._ship(student, vae)
 
     def _is_done(self, loop: LoopConfig) -> bool:
         from tm_jax.pretrained.runs import saved_steps
@@ -88,12 +99,13 @@ class Recipe:
         if not self._is_done(loop):
             raise InputError(f"{loop.name} is not done: the same command goes on with it.")
 
-    def _measure(self, student: Path) -> None:
+    def _measure(self, student: Path, vae: Path) -> None:
         from tm_jax.evaluation.__main__ import Arguments
         from tm_jax.evaluation.evaluate import evaluate
 
         report = self.out / "report" / "report.json"
-        if not self.clips or (report.exists() and report.stat().st_mtime > student.stat().st_mtime):
+        newest = max(path.stat().st_mtime for path in (student, vae))
+        if not self.clips or (report.exists() and report.stat().st_mtime > newest):
             return
         sampler = self.teacher.sampler
         evaluate(
@@ -101,7 +113,7 @@ class Recipe:
                 what="student",
                 clips=self.clips,
                 out=report.parent,
-                vae=Path(self.student.vae),
+                vae=vae,
                 reader=self.reader,
                 visemes=Path(self.student.visemes),
                 teacher=Path(self.student.teacher),
@@ -114,12 +126,12 @@ class Recipe:
             )
         )
 
-    def _ship(self, student: Path) -> None:
+    def _ship(self, student: Path, vae: Path) -> None:
         from tm_jax.training.release import Arguments, release
 
         release(
             Arguments(
-                vae=Path(self.student.vae),
+                vae=vae,
                 reader=self.reader,
                 visemes=Path(self.student.visemes),
                 student=student,
