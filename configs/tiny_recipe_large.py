@@ -1,4 +1,4 @@
-"""The tiny world's recipe on one accelerator: teacher and student of the larger size, decoder, figures, files.
+"""The tiny world's recipe on one accelerator: larger teacher and student, decoder, figures, files to ship.
 
 python train.py tiny_recipe_large    every part resumes; not run on an accelerator yet
 """

@@ -49,7 +49,10 @@ def test_a_mesh_that_does_not_fill_the_topology_is_refused():
         placed_on(TEACHER, topology("v5p:4x4x4"), mesh_config("fsdp=3"))
 
 
-@pytest.mark.parametrize("preset", [STUDENT, TINY], ids=["wan14b", "tiny"])
+MIXED = dataclasses.replace(STUDENT, critic_mixed=True)
+
+
+@pytest.mark.parametrize("preset", [STUDENT, TINY, MIXED], ids=["wan14b", "tiny", "mixed"])
 def test_how_often_each_program_runs_is_what_training_draws(preset):
     drawn = collections.Counter()
     loop = dataclasses.replace(preset.loop, steps=preset.warmup + 60_000)
@@ -57,12 +60,15 @@ def test_how_often_each_program_runs_is_what_training_draws(preset):
     for index in range(preset.warmup, preset.loop.steps):
         turn = preset.turn(index)
         drawn["critic"] += 1
-        drawn[f"own_{preset.rollout.steps - 1}"] += 1
+        step, source = preset.draw_for_critic(index)
+        drawn[f"{source}_{step}"] += 1
         if turn is not None:
-            step, source = preset.draw(index, turn)
-            drawn[f"{source}_{step}"] += 1
+            exit_step, kind = preset.draw(index, turn)
+            drawn[f"{kind}_{exit_step}"] += 1
             drawn["gap"] += 1
-            drawn["student_long" if source == "long" else "student"] += 1
+            drawn["student_long" if kind == "long" else "student"] += 1
+    if not preset.critic_mixed:
+        assert (step, source) == (preset.rollout.steps - 1, "own")
     expected = clips_of(preset, batch=1)
     assert expected.pop("pairs") == preset.pairs.count
     assert expected.pop("warmup") == preset.warmup

@@ -84,16 +84,18 @@ def clips_of(experiment: Any, batch: int) -> dict[str, float]:
     students = max(critics - experiment.critic_lead, 0) / experiment.critic_per_student
     long = 1 / experiment.long_every if experiment.long_every else 0.0
     first = experiment.exit_first if last else 0.0
-    own = {f"own_{last}": critics + students * (1 - long) * (1 - first) * (1 - experiment.real_start)}
+    mixed = students + critics * experiment.critic_mixed
+    finished = critics * (not experiment.critic_mixed)
+    own = {f"own_{last}": finished + mixed * (1 - long) * (1 - first) * (1 - experiment.real_start)}
     if last:
-        own["own_0"] = students * (1 - long) * first
+        own["own_0"] = mixed * (1 - long) * first
     runs = {
         "warmup": float(experiment.warmup),
         "critic": float(critics),
         **own,
-        f"real_{last}": students * (1 - long) * (1 - first) * experiment.real_start,
-        f"long_{last}": students * long * (1 - first),
-        **({"long_0": students * long * first} if last else {}),
+        f"real_{last}": mixed * (1 - long) * (1 - first) * experiment.real_start,
+        f"long_{last}": mixed * long * (1 - first),
+        **({"long_0": mixed * long * first} if last else {}),
         "gap": students,
         "student": students * (1 - long),
         "student_long": students * long,

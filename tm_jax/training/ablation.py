@@ -32,6 +32,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "loss.regression": 1.0,
         "rollout.correlation": 0.7,
     },
+    "critic first, DMD 1/20 of regression, ρ 0.7, critic on all sources": {
+        "critic_lead": 60,
+        "critic_mixed": True,
+        "loss.dmd": 0.05,
+        "loss.regression": 1.0,
+        "rollout.correlation": 0.7,
+    },
     "guidance 1.0 in DMD": {"loss.guidance.audio": 1.0},
     "guidance 1.0": {"loss.guidance.audio": 1.0, "pairs.sampler.guidance.audio": 1.0},
     "guidance 1.5 in the mouth": {

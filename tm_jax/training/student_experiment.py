@@ -41,6 +41,9 @@ class StudentExperiment:
     critic_lead: int = 0
     """Critic updates after the warm-up and before the student's first by DMD: it starts as the teacher, and
     until it knows the student's clips the gap of the two is noise and guidance alone."""
+    critic_mixed: bool = False
+    """Whether the critic learns on clips of all the sources and steps that the student is improved on, in the
+    same shares, and not on the student's own finished clips alone."""
     critic_per_student: int = 5
     """Critic updates for each update of the student."""
     real_start: float = 0.25
@@ -99,10 +102,20 @@ class StudentExperiment:
 
     def draw(self, index: int, turn: int) -> tuple[int, str]:
         """The denoising step and the source of the clip of the student's update number ``turn``."""
-        draw = np.random.default_rng((self.loop.seed, index))
+        return self._drawn((self.loop.seed, index), turn)
+
+    def draw_for_critic(self, index: int) -> tuple[int, str]:
+        """The denoising step and the source of the clip that the critic learns on at step ``index``."""
+        if not self.critic_mixed:
+            return self.rollout.steps - 1, "own"
+        # A long stream for every so many steps, as the student has one for every so many updates.
+        return self._drawn((self.loop.seed, index, 1), index)
+
+    def _drawn(self, seed: tuple[int, ...], count: int) -> tuple[int, str]:
+        draw = np.random.default_rng(seed)
         step = 0 if draw.random() < self.exit_first else self.rollout.steps - 1
         source = "real" if step and draw.random() < self.real_start else "own"
-        if self.long_every and turn % self.long_every == self.long_every - 1:
+        if self.long_every and count % self.long_every == self.long_every - 1:
             source = "long"
         return step, source
 

@@ -188,16 +188,18 @@ class StudentPhase:
         if index == config.warmup:
             self.save_baseline(state)
         clip_key, noise_key, _ = self._keys(state.critic.key, state.critic.step)
-        own = self._draws["own", config.rollout.steps - 1](state.student.model, batch, clip_key, base)
-        critic, metrics = self._critic(state.critic, own, noise_key, self.frozen.of_critic())
-        del own
+        step, source = config.draw_for_critic(index)
+        clip = self._draws[source, step](state.student.model, batch, clip_key, base)
+        # Clips of all sources are the same to critic and scores: one program of each serves them.
+        seen = clip.clean, clip.conditioning
+        critic, metrics = self._critic(state.critic, *seen, noise_key, self.frozen.of_critic())
+        del clip, seen
         state = state.replace(critic=critic)
         turn = config.turn(index)
         if turn is not None:
             step, source = config.draw(index, turn)
             clip_key, gap_key, regression_key = self._keys(state.student.key, state.student.step)
             clip = self._draws[source, step](state.student.model, batch, clip_key, base)
-            # Clips of all sources are the same to the scores: one program serves them.
             drawn = clip.clean, clip.conditioning
             gap, sizes = self._gap(self.frozen.teacher(), state.critic.model, *drawn, gap_key)
             update = self._student_long if source == "long" else self._student
@@ -210,7 +212,8 @@ class StudentPhase:
         config = self.config
         names = ["warmup"]
         if index >= config.warmup:
-            names = [f"own_{config.rollout.steps - 1}", "critic"]
+            step, source = config.draw_for_critic(index)
+            names = [f"{source}_{step}", "critic"]
             turn = config.turn(index)
             if turn is not None:
                 step, source = config.draw(index, turn)
@@ -256,7 +259,7 @@ class StudentPhase:
         found = {
             "pairs": (self.sample_pairs, (teacher, *pairs)),
             "warmup": (self._warm, (student, batch, key, base)),
-            "critic": (self._critic, (critic, own, key, critics_base)),
+            "critic": (self._critic, (critic, own.clean, own.conditioning, key, critics_base)),
             "gap": (self._gap, (teacher, critic.model, own.clean, own.conditioning, key)),
             "student": (self._student, (student, own, gap, batch, key, base)),
         }
@@ -372,10 +375,17 @@ class StudentPhase:
         gradients, metrics = self._gradients(losses, student.model, inputs, base, axes)
         return keep_sharded(student.apply(gradients, self.tx, config.ema), config.loop.rules), metrics
 
-    def _critic_update(self, critic: TrainState, clip: StudentClip, key: jax.Array, base: DiT | None):
+    def _critic_update(
+        self,
+        critic: TrainState,
+        clean: Latents,
+        conditioning: dict[str, jax.Array],
+        key: jax.Array,
+        base: DiT | None,
+    ) -> tuple[TrainState, dict]:
         config, loop = self.config, self.config.loop
-        noise, sigma = draw_gap(clip.clean, key, config.loss)
-        inputs = NoisedClip(clip.clean, noise, sigma, Conditioning(**clip.conditioning))
+        noise, sigma = draw_gap(clean, key, config.loss)
+        inputs = NoisedClip(clean, noise, sigma, Conditioning(**conditioning))
 
         def loss_of(model: DiT, inputs: NoisedClip) -> tuple[jax.Array, dict]:
             loss = critic_loss(model, inputs, config.loss)
