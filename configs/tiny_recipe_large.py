@@ -9,6 +9,7 @@ from configs.tiny_decoder import PRESET as DECODER
 from configs.tiny_recipe import SHIPPED
 from configs.tiny_student_large import PRESET as STUDENT
 from configs.tiny_teacher_large import PRESET as TEACHER
+from configs.tiny_teacher_large import VIDEOS
 from tm_jax.training.recipe import Recipe
 
 PRESET = Recipe(
@@ -19,6 +20,7 @@ PRESET = Recipe(
         loop=dataclasses.replace(
             DECODER.loop, name="tiny_decoder_large", batch_size=8, threads=12, prefetch=16
         ),
+        windows=dataclasses.replace(DECODER.windows, variety=VIDEOS.variety),
         student=STUDENT.loop.folder / "weights.safetensors",
         **SHIPPED,
     ),

@@ -11,6 +11,7 @@ import numpy as np
 
 from tm_jax.data.encoded_videos import VideoEncoder
 from tm_jax.data.latent_clips import ClipConfig, conditioning_arrays
+from tm_jax.data.puppets.variety import PLAIN, Variety
 from tm_jax.data.puppets.world import PuppetWorld, frame_count
 
 
@@ -29,6 +30,8 @@ class SpokenWindowsConfig:
     seed: int = 0
     size: int = 128
     """Height and width in pixels."""
+    variety: Variety = PLAIN
+    """How far the faces leave the plain world's."""
 
     def __post_init__(self):
         if min(self.videos, self.windows) < 1:
@@ -45,7 +48,7 @@ class SpokenWindows:
             ValueError: the videos are shorter than a window.
         """
         self.config, self.clip, self._encode = config, clip, encoder
-        self._world = PuppetWorld(seed=config.seed, split=config.split, size=config.size)
+        self._world = PuppetWorld(config.seed, config.split, config.size, variety=config.variety)
         self._frames = 1 + 4 * (clip.frames - 1)
         self._spare = frame_count(config.seconds) - self._frames
         if self._spare < 0:

@@ -20,6 +20,7 @@ from flax import nnx
 from tm_jax.config import from_json
 from tm_jax.data.encoded_videos import VideoEncoder
 from tm_jax.data.latent_clips import clip_config
+from tm_jax.data.puppets.variety import PLAIN
 from tm_jax.data.spoken_windows import SpokenWindows, SpokenWindowsConfig
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.schedule import RolloutConfig
@@ -122,9 +123,8 @@ class DecoderPhase:
         """What the student's last step makes of the noised true latents, chunk by chunk."""
         level = jnp.full(latents.shape[:1], self.rollout.sigmas[-1], jnp.float32)
         noisy = add_noise(latents, jax.random.normal(key, latents.shape, latents.dtype), level)
-        condition = conditioning["condition"][:, : latents.shape[1]]
-        given = Conditioning(**{**conditioning, "condition": condition})
-        velocity = student(noisy, level, given, pattern=SparseCausal(self.rollout.chunk))
+        pattern = SparseCausal(self.rollout.chunk)
+        velocity = student(noisy, level, Conditioning(**conditioning), pattern=pattern)
         return clean_from_velocity(noisy, velocity, level)
 
     def _update(
@@ -153,24 +153,22 @@ class DecoderPhase:
         """Not counted."""
         return 0.0, 0.0
 
-    def _windows(self, split: str) -> SpokenWindows:
+    def _windows(self, windows: SpokenWindowsConfig) -> SpokenWindows:
         student = self.student.config
-        encoder = VideoEncoder(
-            load_model(self.config.vae, VAE, VAEConfig),
-            self.front_end,
-            student.trained_frames,
-            still=student.still_condition,
-        )
         clip = clip_config(student, self.rollout.chunk, self.config.chunks)
-        return SpokenWindows(dataclasses.replace(self.config.windows, split=split), encoder, clip)
+        vae = load_model(self.config.vae, VAE, VAEConfig)
+        # The encoder is causal: a reference of the window's length begins as a longer one would.
+        encoder = VideoEncoder(vae, self.front_end, clip.frames, still=student.still_condition)
+        return SpokenWindows(windows, encoder, clip)
 
     def dataset(self) -> grain.MapDataset:
         """Random windows of the puppets' videos."""
-        return grain.MapDataset.source(self._windows(self.config.windows.split))
+        return grain.MapDataset.source(self._windows(self.config.windows))
 
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Held-out windows, drawn from true latents and from the student's; PSNR of both in dB."""
-        heldout, rows = self._windows("heldout"), []
+        plain = dataclasses.replace(self.config.windows, split="heldout", variety=PLAIN)
+        heldout, rows = self._windows(plain), []
         errors: dict[str, list[float]] = {"heldout_psnr": [], "heldout_psnr_student": []}
         for number in range(3):
             window = heldout[number]
