@@ -12,7 +12,8 @@ import numpy as np
 from tm_jax.data.encoded_videos import VideoEncoder
 from tm_jax.data.latent_clips import ClipConfig, conditioning_arrays
 from tm_jax.data.puppets.variety import PLAIN, Variety
-from tm_jax.data.puppets.world import PuppetWorld, frame_count
+from tm_jax.data.puppets.world import FPS, PuppetWorld, frame_count
+from tm_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +46,17 @@ class SpokenWindows:
         """``clip`` says how many latent frames a window has and what is heard with each.
 
         Raises:
-            ValueError: the videos are shorter than a window.
+            InputError: the videos are shorter than a window.
         """
         self.config, self.clip, self._encode = config, clip, encoder
         self._world = PuppetWorld(config.seed, config.split, config.size, variety=config.variety)
         self._frames = 1 + 4 * (clip.frames - 1)
         self._spare = frame_count(config.seconds) - self._frames
         if self._spare < 0:
-            raise ValueError(f"windows of {self._frames} frames do not fit {config.seconds} seconds of video")
+            raise InputError(
+                f"windows.seconds {config.seconds}: a window takes {self._frames} frames; give at least "
+                f"{self._frames / FPS}."
+            )
 
     def __len__(self) -> int:
         return self.config.windows

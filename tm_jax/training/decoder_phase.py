@@ -31,7 +31,7 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.nn.masks import SparseCausal
-from tm_jax.pretrained.front_ends import own_front_end
+from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.weights import load_model, read_config, read_header
 from tm_jax.training.abstract import compiled_once
 from tm_jax.training.loop_config import LoopConfig
@@ -97,11 +97,12 @@ class DecoderPhase:
                 f"{config.student} makes latents of {self.student.config.out_channels} channels and "
                 f"{config.vae} reads {self.model.z_dim}: give two that were trained together."
             )
-        self.front_end = own_front_end(self.student.config.audio_width, config.visemes)
-        if self.front_end is None:
+        self.front_end = load_front_end(config.visemes)
+        if self.front_end.token_width != self.student.config.audio_width:
             raise InputError(
-                f"{config.student} hears {self.student.config.audio_width} numbers a token, which "
-                f"{config.visemes} does not give: say by --visemes which viseme encoder it was trained with."
+                f"{config.student} hears {self.student.config.audio_width} numbers a token and "
+                f"{config.visemes or 'log-mel'} gives {self.front_end.token_width}: say by --visemes which "
+                "viseme encoder it was trained with."
             )
         self.tx = make_optimizer(config.optim)
         self._step = compiled_once("decoder", self._update, donate_argnums=0)
