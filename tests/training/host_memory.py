@@ -20,10 +20,12 @@ import numpy as np
 
 from tests.models.dit_cases import build
 from tests.training import tiny_distillation as tiny
+from tm_jax.config import to_json
 from tm_jax.pretrained.weights import save_model, save_sharded
 from tm_jax.sharding import batch_sharding, local_rows, make_mesh, shardings_like
 from tm_jax.training.checkpoint import Checkpoints
 from tm_jax.training.cluster import ClusterConfig, join, leaving
+from tm_jax.training.networks import open_dit
 
 PORT = 23900
 
@@ -74,7 +76,8 @@ def measure(config, process: int) -> None:
         tell("loaded", held, base)
         peak(reset=True)
         checkpoints = Checkpoints(config.loop.folder / "checkpoints", keep=1, config=config, same=())
-        checkpoints.save(1, state, {}, {})
+        weights = {"class": "DiT", "config": to_json(config.model), "meta": {}}
+        checkpoints.save(1, state, {"weights": weights}, {})
         checkpoints.close()
         tell("checkpoint saved", held, base)
         peak(reset=True)
@@ -90,6 +93,14 @@ def measure(config, process: int) -> None:
         jax.block_until_ready(state)
         tell("restored", held, base)
         checkpoints.close()
+        for frozen in (False, True):
+            peak(reset=True)
+            source = open_dit(config.loop.folder, config.model)
+            source.digest(config.loop.rules)
+            model = source.load(config.loop.rules, frozen=frozen)
+            jax.block_until_ready(model)
+            tell("its average read as a teacher", held + local_gb(model), base)
+            del model
         rng, sharding = np.random.default_rng(0), batch_sharding(mesh)
         rows = len(local_rows(sharding, config.loop.batch_size))
 
