@@ -162,6 +162,10 @@ class DecoderPhase:
         encoder = VideoEncoder(vae, self.front_end, clip.frames, still=student.still_condition)
         return SpokenWindows(windows, encoder, clip)
 
+    def made_of(self) -> dict[str, str]:
+        """Nothing: a checkpoint goes on by itself."""
+        return {}
+
     def dataset(self) -> grain.MapDataset:
         """Random windows of the puppets' videos."""
         return grain.MapDataset.source(self._windows(self.config.windows))
