@@ -38,6 +38,9 @@ class Chain(Protocol):
         """Everything that is not done yet."""
 
 
+Preset = Experiment | Chain
+
+
 def presets(package: types.ModuleType) -> dict[str, str]:
     """Names of the presets in a package, with the first line of their docstrings."""
     folder = Path(next(iter(package.__path__)))
@@ -53,8 +56,8 @@ def _headline(path: Path) -> str:
     return docstring.splitlines()[0] if docstring else ""
 
 
-def load(package: types.ModuleType, argv: list[str] | None = None, prog: str = "train.py") -> Experiment:
-    """The experiment that a command line asks for: a preset's name first, then overrides.
+def load(package: types.ModuleType, argv: list[str] | None = None, prog: str = "train.py") -> Preset:
+    """What a command line asks for: a preset's name first, then overrides.
 
     ``--help`` lists the presets, ``NAME --help`` a preset's fields; both exit with 0.
 
@@ -70,7 +73,7 @@ def load(package: types.ModuleType, argv: list[str] | None = None, prog: str = "
     return parse(type(preset), default=preset, args=overrides, prog=f"{prog} {name}", description=about)
 
 
-def _preset(package: types.ModuleType, name: str) -> tuple[Experiment, str]:
+def _preset(package: types.ModuleType, name: str) -> tuple[Preset, str]:
     known = presets(package)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
