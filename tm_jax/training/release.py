@@ -19,8 +19,8 @@ from tm_jax.models.viseme_config import VisemeConfig
 class Arguments:
     """Ship a VAE, a student, what it hears through and the reader that measures them."""
 
-    vae: Path = Path("runs/tiny_vae_refined/weights.safetensors")
-    """The VAE's run; a public folder or Hub id is left where it is."""
+    vae: Path = Path("runs/tiny_decoder/weights.safetensors")
+    """The run of the VAE that streams; a public folder or Hub id is left where it is."""
     reader: Path = Path("runs/tiny_reader/weights.safetensors")
     """The run of the evaluation's reader; left out if the file does not exist."""
     visemes: Path = Path("runs/tiny_visemes/weights.safetensors")
