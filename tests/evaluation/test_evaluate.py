@@ -48,7 +48,7 @@ def weights(tmp_path, tiny_reader, tiny_vae, tiny_dit):
 
 
 def test_the_whole_evaluation_runs(weights, capsys, monkeypatch):
-    grey = lambda who, motion, size: np.random.default_rng(0).integers(
+    grey = lambda who, motion, size, look: np.random.default_rng(0).integers(
         0, 255, (len(motion), size, size, 3), np.uint8
     )
     monkeypatch.setattr(world, "render", grey)

@@ -193,7 +193,7 @@ class PuppetWorld:
             who.values["head_x"] + moves["x"], who.values["head_y"] + moves["y"]
         )
         return Clip(
-            frames=render(who.vector(), track.motion[part], self.size, shown.look(self.size)),
+            frames=self.frames(index, track.motion[part]),
             audio=track.audio[start * SAMPLES_PER_FRAME : (start + frames) * SAMPLES_PER_FRAME],
             opening=track.opening[part],
             mode=track.mode[part],
