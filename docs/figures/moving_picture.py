@@ -1,6 +1,6 @@
 """Makes the README's moving picture of a video.
 
-python docs/figures/moving_picture.py out/demo.mp4 docs/figures/demo.webp
+PYTHONPATH=. python docs/figures/moving_picture.py out/demo.mp4 docs/figures/demo.webp
 """
 
 import sys
