@@ -26,7 +26,7 @@ PRESET = DecoderExperiment(
     vae=Path("runs/tiny_vae_refined/weights.safetensors"),
     student=Path("runs/tiny_student/weights.safetensors"),
     visemes=Path("runs/tiny_visemes/weights.safetensors"),
-    loss=AutoencodingLoss(mouth=5.0, motion=1.0, edges=0.5, strength=8.0, motion_strength=20.0),
+    loss=AutoencodingLoss(mouth=5.0, motion=1.0, edges=0.5, strength=12.0, motion_strength=30.0),
     optim=OptimConfig(
         lr=4e-4,
         warmup_steps=10,

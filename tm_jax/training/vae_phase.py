@@ -48,7 +48,7 @@ class AutoencodingLoss:
     edges: float = 1.0
     """Weight of the error of differences between neighbouring pixels."""
     strength: float = 0.0
-    """Weight of the error of how strong differences between neighbouring pixels are locally."""
+    """Weight of the error of the local root mean squares of differences between neighbouring pixels."""
     motion_strength: float = 0.0
     """The same of frame-to-frame differences, which are larger where a new latent begins."""
     strength_patch: int = 8
@@ -66,26 +66,24 @@ def pixel_weight(terms: AutoencodingLoss, height: int, width: int) -> Float[Arra
 
 
 def strength_errors(ours: Video, true: Video, patch: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean squared mismatch of how strong differences are locally: in time, and down and to the right.
-
-    Two figures of each square are compared: the root mean square of the differences and their mean.  Grain
-    can have the first of an edge, but never both.
+    """Mean squared mismatch of the local root mean square of differences: in time, and down and to the right.
 
     Args:
-        patch: side of the squares over which a difference is averaged; it divides the picture's.
+        patch: side of the squares over which a difference's square is averaged; it divides the picture's.
     """
 
-    def strength(video: Video, axis: int) -> Float[Array, "b t rows columns 2"]:
+    def strength(video: Video, axis: int) -> Float[Array, "b t rows columns"]:
         # The last frame, row or column has no next one: its difference is 0 in both videos.
         last = jax.lax.slice_in_dim(video, -1, None, axis=axis)
         square = jnp.square(jnp.diff(video, axis=axis, append=last)).mean(-1)
         batch, time, height, width = square.shape
+        squares = square.reshape(batch, time, height // patch, patch, width // patch, patch).mean((3, 5))
         # Below a 256th of the range a difference is rounding; the root's slope must not explode there.
-        square = square.reshape(batch, time, height // patch, patch, width // patch, patch) + (2 / 256) ** 2
-        return jnp.stack([jnp.sqrt(square.mean((3, 5))), jnp.sqrt(square).mean((3, 5))], axis=-1)
+        return jnp.sqrt(squares + (2 / 256) ** 2)
 
-    errors = (jnp.mean(jnp.square(strength(ours, axis) - strength(true, axis))) for axis in (1, 2, 3))
-    time, down, right = errors
+    time, down, right = (
+        jnp.mean(jnp.square(strength(ours, axis) - strength(true, axis))) for axis in (1, 2, 3)
+    )
     return time, down + right
 
 
