@@ -103,6 +103,8 @@ def test_only_the_decoding_half_learns(experiment, phase, window):
     same = lambda one, other: jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))
     assert same((after.encoder, after.quant), (before.encoder, before.quant))
     assert not same(after.decoder, before.decoder)
+    halfway = jax.tree.map(lambda old, new: (old + new) / 2, before.decoder, state.ema.decoder)
+    assert same(after.decoder, halfway)
 
 
 def test_what_is_no_student_of_this_vae_is_refused(experiment, tmp_path):

@@ -62,10 +62,15 @@ class DecoderExperiment:
     """Share of the windows whose latents the student makes; the others are the true ones."""
     ema: float = 0.99
     """Decay of the average of the parameters that is shipped."""
+    blend: float = 0.5
+    """Share of the decoder as it has become in what is shipped; the rest is the one before.  Between the two
+    lie decoders that keep most of what each is better at."""
 
     def __post_init__(self):
         if not 0 <= self.estimated <= 1:
             raise ValueError(f"estimated {self.estimated}: a share lies in 0 … 1")
+        if not 0 < self.blend <= 1:
+            raise ValueError(f"blend {self.blend}: a share lies above 0 and up to 1")
         if self.chunks < 1:
             raise ValueError(f"chunks {self.chunks}: a window has at least 1")
 
@@ -173,7 +178,7 @@ class DecoderPhase:
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Held-out windows, drawn from true latents and from the student's; PSNR of both in dB."""
         plain = dataclasses.replace(self.config.windows, split="heldout", variety=PLAIN)
-        heldout, rows = self._windows(plain), []
+        heldout, vae, rows = self._windows(plain), self.weights(state), []
         errors: dict[str, list[float]] = {"heldout_psnr": [], "heldout_psnr_student": []}
         for number in range(3):
             window = heldout[number]
@@ -181,15 +186,16 @@ class DecoderPhase:
             made = self._estimated(self.student, *batched, jax.random.key(number))
             rows.append(window["frames"])
             for name, latents in zip(errors, (batched[0], made), strict=True):
-                drawn = np.asarray(self._decode(state.ema, latents))[0]
+                drawn = np.asarray(self._decode(vae, latents))[0]
                 errors[name].append(np.square(drawn - to_signed(window["frames"])).mean() / 4)
                 rows.append(to_pixels(drawn))
         write_sheet(folder / f"{index:06d}.png", rows, columns=8)
         return {name: float(-10 * np.log10(np.mean(values))) for name, values in errors.items()}
 
     def weights(self, state: TrainState) -> VAE:
-        """The averaged VAE."""
-        return state.ema
+        """The averaged VAE, blended with the one before."""
+        before, blend = load_model(self.config.vae, VAE, VAEConfig), self.config.blend
+        return jax.tree.map(lambda old, new: (1 - blend) * old + blend * new, before, state.ema)
 
     def describe(self) -> dict[str, Any]:
         """The student whose latents it draws."""
