@@ -8,6 +8,7 @@ cached latents stay valid.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.weights import load_model, read_config, read_header
 from tm_jax.training.abstract import compiled_once
 from tm_jax.training.loop_config import LoopConfig
-from tm_jax.training.optim import OptimConfig, make_optimizer
+from tm_jax.training.optim import OptimConfig, ema_update, make_optimizer
 from tm_jax.training.previews import write_sheet
 from tm_jax.training.state import TrainState
 from tm_jax.training.vae_phase import AutoencodingLoss, pixel_weight, reconstruction_loss
@@ -121,9 +122,14 @@ class DecoderPhase:
 
     def start(self, state: TrainState) -> TrainState:
         """The state with the VAE's weights."""
-        vae = load_model(self.config.vae, VAE, VAEConfig)
+        # A copy: the state is donated, and what was before stays.
+        vae = jax.tree.map(jnp.copy, self._before)
         vae = jax.device_put(vae, jax.tree.map(lambda leaf: leaf.sharding, state.model))
         return state.begin_with(vae)
+
+    @functools.cached_property
+    def _before(self) -> VAE:
+        return load_model(self.config.vae, VAE, VAEConfig)
 
     def _estimate(self, student: DiT, latents: Latents, conditioning: dict, key: jax.Array) -> Latents:
         """What the student's last step makes of the noised true latents, chunk by chunk."""
@@ -134,8 +140,9 @@ class DecoderPhase:
         return clean_from_velocity(noisy, velocity, level)
 
     def _update(
-        self, state: TrainState, student: DiT, batch: dict
+        self, state: TrainState, frozen: tuple[DiT, VAE], batch: dict
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        student, before = frozen
         noise_key, choice_key = jax.random.split(state.draw())
         video = batch["frames"].astype(jnp.float32) / 127.5 - 1.0
         true = batch["latents"]
@@ -149,11 +156,13 @@ class DecoderPhase:
             return loss, {"loss": loss} | parts
 
         gradients, metrics = jax.grad(loss_of, has_aux=True)(state.model)
-        return state.apply(gradients, self.tx, self.config.ema), metrics
+        after, blend = state.apply(gradients, self.tx, self.config.ema), self.config.blend
+        blended = jax.tree.map(lambda old, new: (1 - blend) * old + blend * new, before, after.model)
+        return after.replace(ema=ema_update(state.ema, blended, self.config.ema, state.step)), metrics
 
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""
-        return self._step(state, self.student, batch)
+        return self._step(state, (self.student, self._before), batch)
 
     def work(self, index: int) -> tuple[float, float]:
         """Not counted."""
@@ -162,9 +171,8 @@ class DecoderPhase:
     def _windows(self, windows: SpokenWindowsConfig) -> SpokenWindows:
         student = self.student.config
         clip = clip_config(student, self.rollout.chunk, self.config.chunks)
-        vae = load_model(self.config.vae, VAE, VAEConfig)
         # The encoder is causal: a reference of the window's length begins as a longer one would.
-        encoder = VideoEncoder(vae, self.front_end, clip.frames, still=student.still_condition)
+        encoder = VideoEncoder(self._before, self.front_end, clip.frames, still=student.still_condition)
         return SpokenWindows(windows, encoder, clip)
 
     def made_of(self) -> dict[str, str]:
@@ -178,7 +186,7 @@ class DecoderPhase:
     def preview(self, state: TrainState, folder: Path, index: int) -> dict[str, float]:
         """Held-out windows, drawn from true latents and from the student's; PSNR of both in dB."""
         plain = dataclasses.replace(self.config.windows, split="heldout", variety=PLAIN)
-        heldout, vae, rows = self._windows(plain), self.weights(state), []
+        heldout, rows = self._windows(plain), []
         errors: dict[str, list[float]] = {"heldout_psnr": [], "heldout_psnr_student": []}
         for number in range(3):
             window = heldout[number]
@@ -186,16 +194,15 @@ class DecoderPhase:
             made = self._estimated(self.student, *batched, jax.random.key(number))
             rows.append(window["frames"])
             for name, latents in zip(errors, (batched[0], made), strict=True):
-                drawn = np.asarray(self._decode(vae, latents))[0]
+                drawn = np.asarray(self._decode(state.ema, latents))[0]
                 errors[name].append(np.square(drawn - to_signed(window["frames"])).mean() / 4)
                 rows.append(to_pixels(drawn))
         write_sheet(folder / f"{index:06d}.png", rows, columns=8)
         return {name: float(-10 * np.log10(np.mean(values))) for name, values in errors.items()}
 
     def weights(self, state: TrainState) -> VAE:
-        """The averaged VAE, blended with the one before."""
-        before, blend = load_model(self.config.vae, VAE, VAEConfig), self.config.blend
-        return jax.tree.map(lambda old, new: (1 - blend) * old + blend * new, before, state.ema)
+        """The averaged VAE, which is blended with the one before."""
+        return state.ema
 
     def describe(self) -> dict[str, Any]:
         """The student whose latents it draws."""
