@@ -8,7 +8,7 @@ of the student, five of the critic to each; CausVid's gradient clip 10 and guida
 What it takes, by `python -m tm_jax.plan wan14b_student --topology …` (2026-11-28; time by the roofline), in
 student_long, the program that takes the most memory:
 
-    gpu:h100:8x8    38 of 80 GB a GPU     6.7 s an update, MFU 46 %      550 GPU-hours in all
+    gpu:h100:8x8    35 of 80 GB a GPU     6.7 s an update, MFU 46 %      550 GPU-hours in all
     v5p:4x4x4       31 of 103 GB a chip   14.4 s, MFU 46 %             1,160 chip-hours
     v6e:16x16       23 of 34 GB a chip    8.4 s, MFU 39 %              1,190 chip-hours
     smallest        8 v5p chips (91 of 103 GB), 32 of v6e (26 of 34), 16 H100 (53 of 80): docs/plan.md

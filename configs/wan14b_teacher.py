@@ -11,9 +11,8 @@ What it takes, by `python -m tm_jax.plan wan14b_teacher --topology …` (2026-11
 
     gpu:h100:8x8    15 of 80 GB a GPU     3.0 s a step, MFU 46 %    1,070 GPU-hours in all
     v5p:4x4x4       19 of 103 GB a chip   6.5 s a step, MFU 46 %    2,300 chip-hours
-                    (memory with --mesh fsdp=32,tensor=2)
     v6e:16x16       16 of 34 GB a chip    3.6 s, MFU 41 %            1,290 chip-hours
-    gpu:h100:1x8    66 of 80 GB a GPU     a batch in 8 parts, --mesh fsdp=4,tensor=2
+    gpu:h100:1x8    65 of 80 GB a GPU     a batch in 8 parts, --mesh fsdp=4,context=2
 """
 
 from pathlib import Path

@@ -6,7 +6,7 @@ What it takes, by `python -m tm_jax.plan wan1b_student --topology …` (2026-11-
 student_long, the program that takes the most memory:
 
     gpu:h100:1x8    20 of 80 GB a GPU     1.8 s an update, MFU 44 %      36 GPU-hours in all
-    v5p:2x2x2       not compiled          3.8 s, MFU 46 %                74 chip-hours
+    v5p:2x2x2       18 of 103 GB a chip   3.8 s, MFU 46 %                74 chip-hours
 """
 
 import dataclasses
