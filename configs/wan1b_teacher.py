@@ -8,7 +8,7 @@ reference picture: it fits with --model.no-has-image --model.in-channels 16, as 
 What it takes, by `python -m tm_jax.plan wan1b_teacher --topology …` (2026-11-28; time by the roofline):
 
     gpu:h100:1x8    10 of 80 GB a GPU     1.0 s a step, MFU 45 %     43 GPU-hours in all
-    v5p:2x2x2       not compiled          2.0 s, MFU 47 %            89 chip-hours
+    v5p:2x2x2       11 of 103 GB a chip   2.0 s, MFU 47 %            89 chip-hours
 """
 
 import dataclasses
