@@ -113,7 +113,7 @@ def test_the_distillation_s_programs_are_those_that_run(rng):
         given = {
             "warmup": (state.student, batch, key, None),
             "long_1": (state.student.model, batch, key, None),
-            "critic": (state.critic, own, key, None),
+            "critic": (state.critic, own.clean, own.conditioning, key, None),
             "gap": (frozen, state.critic.model, own.clean, own.conditioning, key),
             "student": (state.student, own, own.clean, batch, key, None),
         }
