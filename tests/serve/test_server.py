@@ -38,6 +38,16 @@ async def gone(server, seconds: float = 5.0) -> None:
     raise AssertionError(f"{len(server.peers)} calls are left")
 
 
+async def closed(seconds: float = 20.0) -> None:
+    """Waits until no thread of a session is left; a call is forgotten before its session has ended."""
+    names = lambda: [thread.name for thread in threading.enumerate() if thread.name.startswith("tm_jax")]
+    for _ in range(int(seconds * 50)):
+        if not names():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{names()} are left")
+
+
 def test_a_call_has_picture_sound_states_and_captions(make_server, make_peer):
     """The user speaks, the mirror answers with the same sound, and the picture hears it."""
 
@@ -148,8 +158,7 @@ def test_calls_that_end_in_any_way_leave_nothing_behind(make_server, make_peer):
                 await gone(server) if how != "close" else None
                 await peer.close()
                 await gone(server, 8.0)
-            await asyncio.sleep(0.2)
-            assert [t.name for t in threading.enumerate() if t.name.startswith("tm_jax")] == []
+            await closed()
             assert threading.active_count() <= before + 4, "pool threads aside, nothing stays"
             own = [task for task in asyncio.all_tasks() if "tm_jax/serve" in repr(task)]
             assert own == []
