@@ -256,6 +256,9 @@ class Server:
         except Exception:
             raise web.HTTPBadRequest(text="That is no WebRTC offer with a microphone.") from None
         live = await asyncio.to_thread(LiveSession, self.engine, character.reference, character.picture)
+        if name not in self.peers:
+            await asyncio.to_thread(live.close)
+            raise web.HTTPServiceUnavailable(text="The call ended before it began: try again.")
         peer.call = Call(live, self._voice(), lambda message: self._tell(peer, message))
         peer.task = asyncio.create_task(self._run(name, peer, microphone[0], picture, sound))
         return connection.localDescription
