@@ -26,6 +26,7 @@ from tm_jax.pretrained.checkpoint_files import (
 )
 from tm_jax.pretrained.files import Checkpoint, SavedTensor
 from tm_jax.pretrained.runs import saved_steps, steps_named
+from tm_jax.pretrained.sliced import OpenedCheckpoint
 
 PLACES = ("student.ema.", "ema.")
 """Where a training state holds the parameters that are shipped."""
@@ -125,29 +126,14 @@ def _open(folder: Path, step: int) -> RunCheckpoint:
     raise InputError(f"{named(folder, step)} holds no averaged parameters, which alone are shipped.")
 
 
-class RunFile:
-    """A run's checkpoint behind the few methods of an opened safetensors file."""
+class RunFile(OpenedCheckpoint):
+    """A run's checkpoint."""
+
+    _checkpoint: RunCheckpoint
 
     def __init__(self, path: Path):
-        self._checkpoint = open_run(path)
-
-    def __enter__(self) -> "RunFile":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Nothing stays open."""
-
-    def metadata(self) -> Mapping[str, str]:
-        """Class, config and origin."""
-        return self._checkpoint.metadata
-
-    def keys(self) -> list[str]:
-        """Names of the parameters."""
-        return list(self._checkpoint.tensors)
-
-    def get_slice(self, name: str) -> "_Shape":
-        """What tells a tensor's shape."""
-        return _Shape(self._checkpoint.tensors[name].shape)
+        checkpoint = open_run(path)
+        super().__init__(checkpoint, checkpoint.metadata)
 
     @functools.cached_property
     def _arrays(self) -> dict[str, jax.Array]:
@@ -158,16 +144,3 @@ class RunFile:
     def get_tensor(self, name: str) -> np.ndarray:
         """A whole tensor."""
         return np.asarray(self._arrays[name])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    shape: tuple[int, ...]
-
-    def get_shape(self) -> list[int]:
-        """The shape."""
-        return list(self.shape)
-
-    def get_dtype(self) -> str:
-        """Safetensors' code."""
-        return "F32"

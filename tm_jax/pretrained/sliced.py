@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -194,19 +194,19 @@ def open_sliced(path: Path) -> tuple[Checkpoint, dict[str, str]]:
     return Checkpoint(path, paths, tensors, {}), metadata
 
 
-class SlicedFile:
-    """Weights in slices behind the few methods of an opened safetensors file."""
+class OpenedCheckpoint:
+    """A checkpoint behind the few methods of an opened safetensors file; ``get_tensor`` is its kind's."""
 
-    def __init__(self, path: Path):
-        self._checkpoint, self._metadata = open_sliced(path)
+    def __init__(self, checkpoint: Checkpoint, metadata: Mapping[str, str]):
+        self._checkpoint, self._metadata = checkpoint, metadata
 
-    def __enter__(self) -> "SlicedFile":
+    def __enter__(self) -> "OpenedCheckpoint":
         return self
 
     def __exit__(self, *_: Any) -> None:
         """Nothing stays open."""
 
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> Mapping[str, str]:
         """Class, config and origin."""
         return self._metadata
 
@@ -217,6 +217,13 @@ class SlicedFile:
     def get_slice(self, name: str) -> "_Shape":
         """What tells a tensor's shape."""
         return _Shape(self._checkpoint.tensors[name].shape)
+
+
+class SlicedFile(OpenedCheckpoint):
+    """Weights in slices."""
+
+    def __init__(self, path: Path):
+        super().__init__(*open_sliced(path))
 
     def get_tensor(self, name: str) -> np.ndarray:
         """A whole tensor."""
