@@ -38,9 +38,10 @@ async def gone(server, seconds: float = 5.0) -> None:
     raise AssertionError(f"{len(server.peers)} calls are left")
 
 
-async def closed(seconds: float = 20.0) -> None:
+async def closed(before: set[threading.Thread], seconds: float = 20.0) -> None:
     """Waits until no thread of a session is left; a call is forgotten before its session has ended."""
-    names = lambda: [thread.name for thread in threading.enumerate() if thread.name.startswith("tm_jax")]
+    ours = lambda: {thread for thread in threading.enumerate() if thread.name.startswith("tm_jax")}
+    names = lambda: [thread.name for thread in ours() - before]
     for _ in range(int(seconds * 50)):
         if not names():
             return
@@ -137,7 +138,7 @@ def test_a_microphone_may_have_any_rate_and_channels_and_change_them(forms):
 def test_calls_that_end_in_any_way_leave_nothing_behind(make_server, make_peer):
     async def run():
         async with make_server(capacity=4) as (server, client):
-            before = threading.active_count()
+            before = set(threading.enumerate())
             for how in ("hangup", "close", "message", "never connected", "hangup"):
                 peer = make_peer()
                 if how == "never connected":
@@ -158,8 +159,8 @@ def test_calls_that_end_in_any_way_leave_nothing_behind(make_server, make_peer):
                 await gone(server) if how != "close" else None
                 await peer.close()
                 await gone(server, 8.0)
-            await closed()
-            assert threading.active_count() <= before + 4, "pool threads aside, nothing stays"
+            await closed(before)
+            assert threading.active_count() <= len(before) + 4, "pool threads aside, nothing stays"
             own = [task for task in asyncio.all_tasks() if "tm_jax/serve" in repr(task)]
             assert own == []
 
