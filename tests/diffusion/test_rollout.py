@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.models.dit_cases import build
-from tm_jax.diffusion.rollout import generate_chunk, init_stream, make_reference, parallel_steps
+from tm_jax.diffusion.flow import clean_from_velocity
+from tm_jax.diffusion.rollout import clip_steps, clip_velocity, generate_chunk, init_stream, make_reference
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.types import Conditioning
@@ -52,14 +53,41 @@ def stream(model, config, whole, noises, chunks):
     return jnp.concatenate(made, axis=1)
 
 
-@pytest.mark.parametrize("chunk,predicts", [(3, "velocity"), (7, "velocity"), (3, "change")])
-def test_stream_equals_the_parallel_masked_passes(seed, getkey, relative_error, chunk, predicts):
-    config = RolloutConfig(chunk=chunk)
+@pytest.mark.parametrize(
+    "chunk,predicts,clean_kv",
+    [(3, "velocity", False), (7, "velocity", False), (3, "change", False), (3, "velocity", True)],
+)
+def test_stream_equals_the_passes_over_a_whole_clip(seed, getkey, relative_error, chunk, predicts, clean_kv):
+    config = RolloutConfig(chunk=chunk, clean_kv=clean_kv)
     model = build(dataclasses.replace(CONFIG, still_condition=predicts == "change", predicts=predicts), seed)
     whole = conditioning(getkey(), 21)
     noises = jax.random.normal(getkey(), (2, 2, 21, 2, 2, 4))
-    parallel = jax.jit(lambda *given: parallel_steps(model, config, *given)[1])(whole, noises)
+    parallel = jax.jit(lambda *given: clip_steps(model, config, *given)[1][-1])(whole, noises)
     assert relative_error(stream(model, config, whole, noises, 21 // chunk), parallel) <= 1e-5
+
+
+def test_clean_keys_and_values_are_those_of_the_finished_chunk(model, getkey):
+    """Later chunks feel what a chunk became and not on which noise; training sees what the stream saw."""
+    config = RolloutConfig(clean_kv=True)
+    whole, noises = conditioning(getkey(), 21), jax.random.normal(getkey(), (2, 2, 21, 2, 2, 4))
+    given, cleans = jax.jit(lambda *told: clip_steps(model, config, *told))(whole, noises)
+    level = jnp.full((2,), config.sigmas[1])
+
+    @jax.jit
+    def again(noisy, history):
+        velocity = clip_velocity(model, config, noisy, level, whole, history)
+        return clean_from_velocity(noisy, velocity, level)
+
+    np.testing.assert_allclose(again(given[1], cleans[1]), cleans[1], rtol=1e-4, atol=1e-5)
+    other = again(given[1].at[:, 3:6].add(1.0), cleans[1])
+    np.testing.assert_array_equal(other[:, 6:], again(given[1], cleans[1])[:, 6:])
+    changed = np.abs(again(given[1], cleans[1].at[:, 3:6].add(1.0)) - cleans[1]).max((0, 2, 3, 4))
+    assert (changed[6:9] > 1e-3).all() and changed[9:].max() < changed[6:9].min()
+    assert np.abs(np.asarray(clip_steps_of(model, RolloutConfig(), whole, noises) - cleans[1])).max() > 1e-3
+
+
+def clip_steps_of(model, config, whole, noises):
+    return jax.jit(lambda *told: clip_steps(model, config, *told)[1][-1])(whole, noises)
 
 
 def test_a_long_stream_keeps_its_shape_and_its_compiled_step(model, getkey):
@@ -77,7 +105,7 @@ def test_no_chunk_feels_later_audio_and_every_permitted_past_is_felt(model, getk
     noises = jax.random.normal(getkey(), (2, 1, 21, 2, 2, 4))
 
     def chunk_three(audio, noise):
-        clean = parallel_steps(model, config, whole.replace(audio_tokens=audio), noise)[1]
+        clean = clip_steps(model, config, whole.replace(audio_tokens=audio), noise)[1][-1]
         return jnp.sum(jnp.sin(7 * clean[:, 9:12]))
 
     by_audio, by_noise = jax.jit(jax.grad(chunk_three, argnums=(0, 1)))(whole.audio_tokens, noises)

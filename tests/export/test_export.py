@@ -164,6 +164,7 @@ def test_a_foreign_or_damaged_export_is_told(small, tmp_path):
     fails("is an export of version 2, this program reads 1", version=2)
     fails("is no export of tm_jax", format="other")
     fails("ExportConfig has no field speed", speed=3)
+    fails("reads clean keys and values", rollout={**config["rollout"], "clean_kv": True})
     fails("of different exports", student={**config["student"], "width": 64})
     fails("lacks the tensor blocks.2", student={**config["student"], "layers": 3})
     fails("has no place for", student={**config["student"], "layers": 1})

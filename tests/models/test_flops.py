@@ -73,13 +73,14 @@ def test_the_transformer_forward_and_backward(size, chunk, remat):
     assert count(gradient, model, *inputs) == pytest.approx(executed, rel=0.01)
 
 
+@pytest.mark.parametrize("clean_kv", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_the_streamed_chunk(size):
+def test_the_streamed_chunk(size, clean_kv):
     config, frames, side = SIZES[size]
     config = dataclasses.replace(config, attention="xla")
     model = abstract(DiT, config)
     _, _, whole = shapes(config, frames, side)
-    rollout = RolloutConfig(chunk=3, steps=2)
+    rollout = RolloutConfig(chunk=3, steps=2, clean_kv=clean_kv)
 
     condition = lambda model, whole: model.condition(Conditioning(**whole))
     assert count(condition, model, whole) == pytest.approx(condition_flops(config), rel=0.002)
@@ -92,7 +93,7 @@ def test_the_streamed_chunk(size):
 
     noises = jax.ShapeDtypeStruct((2, 1, 3, side, side, config.out_channels), jnp.float32)
     cross = jax.eval_shape(condition, model, whole)
-    expected = rollout.steps * chunk_flops(config, chunk=3, height=side, width=side).forward
+    expected = rollout.evaluations * chunk_flops(config, chunk=3, height=side, width=side).forward
     assert count(run, model, whole, noises, cross) == pytest.approx(expected, rel=0.002)
 
 

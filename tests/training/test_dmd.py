@@ -104,7 +104,10 @@ def test_gap_of_equal_scores_is_zero_and_nan_is_dropped(getkey, batch):
     assert np.isfinite(measure(model, model, broken, terms)).all()
 
 
-def test_each_step_touches_only_what_it_trains(phase, batch, getkey):
+@pytest.mark.parametrize("clean_kv", [False, True])
+def test_each_step_touches_only_what_it_trains(phase, batch, getkey, clean_kv):
+    rollout = RolloutConfig(clean_kv=clean_kv)
+    phase = dataclasses.replace(phase.config, rollout=rollout).build()
     host = lambda tree: [np.asarray(leaf) for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32]
     before = host(phase.frozen.teacher())
     state = phase.start(jax.jit(phase.init)(getkey()))
@@ -165,13 +168,13 @@ def test_every_program_is_known_without_a_weight_or_a_byte_of_data(tmp_path, bat
         assert seen(own) == seen(long) == jax.tree.map(shape, steps["gap"][1][2:4])
 
 
-@pytest.mark.parametrize("exit_step", [0, 1])
-def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, getkey, exit_step):
+@pytest.mark.parametrize("exit_step,clean_kv", [(0, False), (1, False), (1, True)])
+def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, getkey, exit_step, clean_kv):
     """Denoised again all at once, the end of a long stream equals what streaming made of it."""
     from tm_jax.diffusion.rollout import chunk_steps, draw_noises, init_stream, make_reference
 
     student, key = random_dit(getkey()), getkey()
-    rollout = RolloutConfig(correlation=0.5)
+    rollout = RolloutConfig(correlation=0.5, clean_kv=clean_kv)
 
     @jax.jit
     def all_at_once(student, batch):
@@ -197,7 +200,7 @@ def test_long_clip_is_what_the_stream_made_at_pinned_positions(phase, batch, get
         inputs = whole.replace(
             condition=whole.condition[:, :3], **{name: x[:, here] for name, x in timed.items()}
         )
-        context = state.contexts[exit_step]
+        context = state.contexts[rollout.context_of(exit_step)]
         before, _, state = steps(reference, state, noises[:, :, here], inputs)
         level = jnp.full((2,), rollout.sigmas[exit_step])
         frames = jnp.arange(3) + min(3 * index, 18)

@@ -38,7 +38,7 @@ def run(arguments: Arguments) -> str:
     import numpy as np
 
     from tm_jax.bench.timing import in_turn
-    from tm_jax.diffusion.rollout import generate_chunk, init_stream, make_reference, parallel_steps
+    from tm_jax.diffusion.rollout import clip_steps, generate_chunk, init_stream, make_reference
     from tm_jax.models.dit import DiT
     from tm_jax.models.dit_config import DiTConfig
     from tm_jax.pretrained.weights import load_model
@@ -64,7 +64,7 @@ def run(arguments: Arguments) -> str:
 
     noise = lambda frames: normal(rollout.steps, 1, frames, side, side, config.out_channels)
     step = jax.jit(generate_chunk, static_argnums=1)
-    window = jax.jit(lambda model, given, noises: parallel_steps(model, rollout, given, noises)[1])
+    window = jax.jit(lambda model, given, noises: clip_steps(model, rollout, given, noises)[1][-1])
     begin = jax.jit(make_reference)
     reference = begin(student, conditions(config.trained_frames))
     state = jax.jit(init_stream, static_argnums=1)(student, rollout, reference)

@@ -4,19 +4,23 @@ One chunk of latent frames is denoised in a few steps.  At step s it attends to 
 chunk and to the previous chunk, through the K/V that those chunks wrote *at step s*: no clean
 refresh pass, as many network evaluations as steps.  Because of that, a few parallel masked passes
 over a whole clip equal the streamed rollout wherever RoPE positions are not pinned
-(``parallel_steps``), and training needs no sequential rollout with gradient.
+(``clip_steps``), and training needs no sequential rollout with gradient.  With ``clean_kv`` a chunk
+writes once more when it is clean, and every step reads that.
 
     chunk    0   1   2   3   4   5   6   7   8  …
     RoPE     0   3   6   9  12  15  18  18  18  …   previous chunk, once pinned: 15
 """
 
 import math
+from functools import partial
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from tm_jax.diffusion.clean_kv import chunks_of, clean_kv_velocity, timed, whole_clip
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.noise import slow_matrix
 from tm_jax.diffusion.schedule import RolloutConfig
@@ -33,7 +37,7 @@ class StreamState:
     chunk: Int[Array, ""]
     """Index of the chunk to come."""
     contexts: tuple[KVCache, ...]
-    """Per denoising step, the K/V of the first and the previous chunk."""
+    """Per denoising step, the K/V of the first and the previous chunk; one for all with ``clean_kv``."""
 
 
 @flax.struct.dataclass
@@ -55,7 +59,7 @@ def init_stream(model: DiT, config: RolloutConfig, reference: Reference) -> Stre
     """The state before the first chunk."""
     batch, _, height, width, _ = reference.conditioning.condition.shape
     empty = model.empty_cache(batch=batch, chunk=config.chunk, height=height, width=width)
-    return StreamState(jnp.zeros((), jnp.int32), (empty,) * config.steps)
+    return StreamState(jnp.zeros((), jnp.int32), (empty,) * config.contexts)
 
 
 def draw_noises(
@@ -91,16 +95,19 @@ def chunk_steps(
     frames = positions(state.chunk, "current", chunk=config.chunk, trained_frames=trained)
     conditioning = inputs.replace(condition=jnp.take(reference.conditioning.condition, frames, axis=1))
     given, cleans, contexts = [], [], []
+    evaluate = partial(model.chunk, positions=frames, condition_cache=reference.cache)
+    remember = partial(roll, trained_frames=trained)
     for step, sigma in enumerate(config.sigmas):
         level = jnp.full(noises.shape[1:2], sigma, jnp.float32)
         noisy = noises[0] if step == 0 else add_noise(cleans[-1], noises[step], level)
         given.append(noisy)
-        context = state.contexts[step]
-        v, written = model.chunk(
-            noisy, level, conditioning, positions=frames, context=context, condition_cache=reference.cache
-        )
+        context = state.contexts[config.context_of(step)]
+        v, written = evaluate(noisy, level, conditioning, context=context)
         cleans.append(clean_from_velocity(noisy, v, level))
-        contexts.append(roll(context, written, state.chunk, trained_frames=trained))
+        contexts.append(remember(context, written, state.chunk))
+    if config.clean_kv:
+        _, written = evaluate(cleans[-1], jnp.zeros_like(level), conditioning, context=context)
+        contexts = [remember(context, written, state.chunk)]
     return given, cleans, StreamState(state.chunk + 1, tuple(contexts))
 
 
@@ -122,26 +129,71 @@ def generate_chunk(
     return cleans[-1], following
 
 
-def parallel_steps(
+def clip_steps(
     model: DiT,
     config: RolloutConfig,
     conditioning: Conditioning,
     noises: Float[Array, "steps b f h w c"],
     *,
     last: int | None = None,
-) -> tuple[list[Latents], Latents]:
-    """A whole clip by one masked pass a step: what each step was given, and the last one's clean clip.
+) -> tuple[list[Latents], list[Latents]]:
+    """A whole clip by one masked pass a step: what each step was given and made of it.
 
-    Equals ``generate_chunk`` run chunk by chunk as long as no position is pinned.
+    Equals ``generate_chunk`` run chunk by chunk as long as no position is pinned; with ``clean_kv``, where no
+    masked pass does, it is that.
 
     Args:
         last: the step to stop after; None makes all of them.
     """
-    pattern = SparseCausal(config.chunk)
-    noisy, given, clean = noises[0], [], None
+    if config.clean_kv:
+        return _streamed_steps(model, config, conditioning, noises)
+    noisy, given, cleans = noises[0], [], []
     for step, sigma in enumerate(config.sigmas if last is None else config.sigmas[: last + 1]):
         level = jnp.full(noisy.shape[:1], sigma, jnp.float32)
-        noisy = noisy if clean is None else add_noise(clean, noises[step], level)
+        noisy = add_noise(cleans[-1], noises[step], level) if cleans else noisy
         given.append(noisy)
-        clean = clean_from_velocity(noisy, model(noisy, level, conditioning, pattern=pattern), level)
-    return given, clean
+        velocity = clip_velocity(model, config, noisy, level, conditioning, None)
+        cleans.append(clean_from_velocity(noisy, velocity, level))
+    return given, cleans
+
+
+def clip_velocity(
+    model: DiT,
+    config: RolloutConfig,
+    noisy: Latents,
+    sigma: Float[Array, " b"],
+    conditioning: Conditioning,
+    history: Latents | None,
+    *,
+    chunk_indices: tuple[int, ...] | None = None,
+    context: KVCache | None = None,
+) -> Latents:
+    """Velocities of a whole clip whose chunks read each other as they do in a stream: what is trained.
+
+    ``chunk_indices`` and ``context`` are those of `DiT.__call__`.
+
+    Args:
+        history: the clean clip that its later chunks remember; read with ``clean_kv`` alone.
+    """
+    told = noisy, sigma, conditioning
+    if config.clean_kv:
+        return clean_kv_velocity(model, config, *told, history, chunk_indices=chunk_indices, context=context)
+    places = None if chunk_indices is None else np.array(chunk_indices)
+    return model(*told, pattern=SparseCausal(config.chunk), chunk_indices=places, context=context)
+
+
+def _streamed_steps(
+    model: DiT, config: RolloutConfig, conditioning: Conditioning, noises: Array
+) -> tuple[list[Latents], list[Latents]]:
+    """``clip_steps`` chunk by chunk."""
+    reference, size = make_reference(model, conditioning), config.chunk
+
+    def advance(state, inputs):
+        noise, frames = inputs
+        here = conditioning.replace(**frames)
+        given, cleans, following = chunk_steps(model, config, reference, state, noise, here)
+        return following, (given, cleans)
+
+    parts = jax.vmap(partial(chunks_of, size=size), out_axes=1)(noises), timed(conditioning, size)
+    _, made = jax.lax.scan(advance, init_stream(model, config, reference), parts)
+    return jax.tree.map(whole_clip, made)

@@ -37,6 +37,9 @@ class RolloutConfig:
     """Noise levels are the schedule's: {1, shift(1/2)} in 2 steps."""
     correlation: float = 0.0
     """Correlation ρ of the noise at σ = 1 between neighbouring chunks, in training and streaming alike."""
+    clean_kv: bool = False
+    """Whether chunks read what earlier ones wrote when they were clean, which costs one more evaluation a
+    chunk, instead of what they wrote at the same step.  For the ablation: PyTorch exports don't do it."""
 
     def __post_init__(self):
         if not 0 <= self.correlation < 1:
@@ -53,6 +56,20 @@ class RolloutConfig:
         if not 1 <= steps <= 50:
             raise InputError(f"{steps} denoising steps a chunk: give 1 to 50.")
         return dataclasses.replace(self, steps=steps)
+
+    @property
+    def contexts(self) -> int:
+        """How many caches a stream holds: one for each step, or the clean one."""
+        return 1 if self.clean_kv else self.steps
+
+    def context_of(self, step: int) -> int:
+        """Which of them a step reads."""
+        return 0 if self.clean_kv else step
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of a chunk."""
+        return self.steps + self.clean_kv
 
     @property
     def sigmas(self) -> tuple[float, ...]:

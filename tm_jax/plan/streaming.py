@@ -31,18 +31,20 @@ VAE_KERNELS = 0.34
 CHUNK, DECODE = STREAMED = "chunk", "decode"
 
 
-def held_bytes(model: DiTConfig, chunk: int, grid: tuple[int, int], steps: int) -> float:
+def held_bytes(model: DiTConfig, chunk: int, grid: tuple[int, int], contexts: int) -> float:
     """Bytes of a student in bfloat16 with the keys and values of a stream, on all its devices together."""
     tokens = grid[0] // model.patch[1] * (grid[1] // model.patch[2]) * chunk
-    # Two chunks remembered at each step, text and picture once; keys and values of every layer.
-    read = 2 * steps * tokens + model.text_length + model.image_length
+    # Two chunks remembered in each context, text and picture once; keys and values of every layer.
+    read = 2 * contexts * tokens + model.text_length + model.image_length
     return 2.0 * sum(parameters(model)) + 2.0 * 2 * model.layers * read * model.width
 
 
 def where_streamed(experiment: Any, chip: Topology) -> tuple[Topology, MeshConfig]:
     """The fewest devices of a topology's kind that hold a student, three quarters full."""
     rollout, model = experiment.rollout, experiment.model
-    needed = held_bytes(model, rollout.chunk, experiment.videos.grid, rollout.steps) / (0.75 * chip.chip.hbm)
+    needed = held_bytes(model, rollout.chunk, experiment.videos.grid, rollout.contexts) / (
+        0.75 * chip.chip.hbm
+    )
     if chip.gpu:
         forms = {1: "1x1", 2: "1x2", 4: "1x4", 8: "1x8"}
     elif chip.chip.dimensions == 2:

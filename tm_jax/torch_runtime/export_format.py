@@ -65,6 +65,13 @@ class ExportConfig:
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Commit, command and date of the weights and of the export."""
 
+    def __post_init__(self):
+        if self.rollout.clean_kv:
+            raise InputError(
+                "This student reads clean keys and values (rollout.clean_kv), which the PyTorch runtime does "
+                "not: stream it by JAX (infer.py --student), or distil one without."
+            )
+
 
 def write_config(folder: Path, config: ExportConfig) -> None:
     """Write config.json."""

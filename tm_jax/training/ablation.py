@@ -50,6 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "own clips alone": {"real_start": 0.0, "long_every": 0},
     "real clips alone": {"real_start": 1.0, "exit_first": 0.0, "long_every": 0},
     "long clips alone": {"long_every": 1},
+    "warm-up alone, clean K/V": {"dmd_steps": 0, "rollout.clean_kv": True},
+    "both, clean K/V": {"rollout.clean_kv": True},
     "chunk 6": {"rollout.chunk": 6, "clip.chunk": 6, "clip.chunks": 2},
     "1 step": {"rollout.steps": 1, "real_start": 0.0},
     "4 steps": {"rollout.steps": 4},

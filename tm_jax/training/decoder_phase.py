@@ -24,6 +24,7 @@ from tm_jax.data.latent_clips import clip_config
 from tm_jax.data.puppets.variety import PLAIN
 from tm_jax.data.spoken_windows import SpokenWindows, SpokenWindowsConfig
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
+from tm_jax.diffusion.rollout import clip_velocity
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
 from tm_jax.media.pixels import to_pixels, to_signed
@@ -31,7 +32,6 @@ from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
-from tm_jax.nn.masks import SparseCausal
 from tm_jax.pretrained.front_ends import load_front_end
 from tm_jax.pretrained.weights import load_model, read_config, read_header
 from tm_jax.training.abstract import compiled_once
@@ -135,8 +135,7 @@ class DecoderPhase:
         """What the student's last step makes of the noised true latents, chunk by chunk."""
         level = jnp.full(latents.shape[:1], self.rollout.sigmas[-1], jnp.float32)
         noisy = add_noise(latents, jax.random.normal(key, latents.shape, latents.dtype), level)
-        pattern = SparseCausal(self.rollout.chunk)
-        velocity = student(noisy, level, Conditioning(**conditioning), pattern=pattern)
+        velocity = clip_velocity(student, self.rollout, noisy, level, Conditioning(**conditioning), latents)
         return clean_from_velocity(noisy, velocity, level)
 
     def _update(

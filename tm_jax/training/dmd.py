@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from tm_jax.diffusion.flow import clean_from_velocity, sample_sigma
+from tm_jax.diffusion.rollout import clip_velocity
 from tm_jax.diffusion.sampler import Guidance, guided_velocity
 from tm_jax.diffusion.schedule import RolloutConfig, Schedule
 from tm_jax.models.dit import DiT
-from tm_jax.nn.masks import Bidirectional, SparseCausal
+from tm_jax.nn.masks import Bidirectional
 from tm_jax.training.flow_matching import NoisedClip, velocity_loss, weighted_mean_square
 from tm_jax.types import Conditioning, Latents
 
@@ -81,9 +82,8 @@ def distribution_matching_loss(
 
 def critic_loss(critic: DiT, clip: NoisedClip, terms: DistillationLoss) -> Float[Array, ""]:
     """Flow matching of the critic on the student's clips, noised to a fresh τ."""
-    return velocity_loss(
-        critic, clip, pattern=Bidirectional(), face=terms.face, mouth=terms.mouth, low=terms.low
-    )
+    predicted = critic(clip.noisy, clip.sigma, clip.conditioning, pattern=Bidirectional())
+    return velocity_loss(predicted, clip, face=terms.face, mouth=terms.mouth, low=terms.low)
 
 
 def regression_clips(
@@ -113,5 +113,5 @@ def regression_loss(
     student: DiT, clip: NoisedClip, rollout: RolloutConfig, terms: DistillationLoss
 ) -> Float[Array, ""]:
     """Velocity error of the student at one of its noise levels, under its own mask."""
-    pattern = SparseCausal(rollout.chunk)
-    return velocity_loss(student, clip, pattern=pattern, face=terms.face, mouth=terms.mouth, low=0.0)
+    predicted = clip_velocity(student, rollout, clip.noisy, clip.sigma, clip.conditioning, clip.clean)
+    return velocity_loss(predicted, clip, face=terms.face, mouth=terms.mouth, low=0.0)

@@ -11,9 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tm_jax.diffusion.face_cells import blink_weight, cell_weight
 from tm_jax.diffusion.flow import add_noise, sample_sigma, velocity
 from tm_jax.diffusion.schedule import Schedule
-from tm_jax.models.dit import DiT
 from tm_jax.nn.layers import per_clip
-from tm_jax.nn.masks import AttentionPattern
 from tm_jax.types import Conditioning, Latents
 
 
@@ -85,17 +83,15 @@ class NoisedClip:
 
 
 def velocity_loss(
-    model: DiT,
+    predicted: Latents,
     clip: NoisedClip,
     *,
-    pattern: AttentionPattern,
     face: float,
     mouth: float | None,
     low: float,
     blink: float | None = None,
 ) -> Float[Array, ""]:
     """Mean squared error of the predicted velocity, weighted by cell and by noise level."""
-    predicted = model(clip.noisy, clip.sigma, clip.conditioning, pattern=pattern)
     error = level_weight(clip.sigma, low) * (predicted.astype(jnp.float32) - velocity(clip.clean, clip.noise))
     box = clip.conditioning.face_mask
     if blink is None:

@@ -5,7 +5,7 @@ Every number is one clip's.  By name of the program, as the phases give them:
     update              1 bidirectional, trained: the teacher's flow matching
     pairs               steps × guided directions, bidirectional
     warmup              1 sparse at each noise level, trained
-    own_k               1 sparse at each noise level up to k
+    own_k               1 sparse at each noise level up to k; with clean_kv a stream
     real_k              1 sparse
     long_k              all chunks of a stream, at each noise level
     critic              1 bidirectional, trained
@@ -98,19 +98,22 @@ def distillation_passes(
       long_chunks: chunks of a long stream.
     """
     sparse, whole = _whole(model, clip, rollout.chunk), _whole(model, clip)
-    regression = Pass(sparse, clip.frames, rollout.steps, trained=True)
+    # What the clean chunks write, where later ones read that: once beside every pass.
+    written = lambda times=1: (Pass(sparse, clip.frames, times),) if rollout.clean_kv else ()
+    regression = (Pass(sparse, clip.frames, rollout.steps, trained=True), *written(rollout.steps))
     found: dict[str, Passes] = {
         "pairs": (Pass(whole, clip.frames, sampler.steps * directions(sampler.guidance)),),
-        "warmup": (regression,),
+        "warmup": regression,
         "critic": (Pass(whole, clip.frames, trained=True),),
         "gap": (Pass(whole, clip.frames, directions(guidance) + 1),),
     }
     for step in range(rollout.steps):
-        found[f"own_{step}"] = (Pass(sparse, clip.frames, step + 1),)
-        found[f"real_{step}"] = (Pass(sparse, clip.frames),)
+        own = rollout.evaluations if rollout.clean_kv else step + 1
+        found[f"own_{step}"] = (Pass(sparse, clip.frames, own),)
+        found[f"real_{step}"] = (Pass(sparse, clip.frames), *written())
         found[f"long_{step}"] = stream_passes(model, clip, rollout, chunks=long_chunks)
     late = _whole(model, clip, rollout.chunk, late=True)
-    of = lambda estimate: (Pass(estimate, clip.frames, trained=True), regression)
+    of = lambda estimate: (Pass(estimate, clip.frames, trained=True), *written(), *regression)
     return found | {"student": of(sparse), "student_long": of(late)}
 
 
@@ -123,7 +126,7 @@ def stream_passes(
       condition: with the keys and values of text and image, made once.
     """
     one = chunk_flops(model, chunk=rollout.chunk, height=clip.height, width=clip.width)
-    passes = (Pass(one, rollout.chunk, chunks * rollout.steps),)
+    passes = (Pass(one, rollout.chunk, chunks * rollout.evaluations),)
     if not condition:
         return passes
     return (*passes, Pass(DiTFlops(0.0, condition_flops(model), 0.0, 0.0), 0))

@@ -21,17 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from tm_jax.diffusion.clean_kv import chunks_of, whole_clip
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.rollout import (
     chunk_steps,
+    clip_steps,
+    clip_velocity,
     draw_noises,
     init_stream,
     make_reference,
-    parallel_steps,
 )
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.models.dit import DiT
-from tm_jax.nn.masks import SparseCausal, positions
+from tm_jax.nn.masks import positions
 from tm_jax.sharding import AnyMesh, ShardingRules, array_sharding
 from tm_jax.training.abstract import with_shardings
 from tm_jax.training.accumulate import WHOLE, in_parts
@@ -56,6 +58,8 @@ class StudentClip:
     """[b], the noise level."""
     conditioning: Any
     """Members of the clip's Conditioning, as teacher and critic read it."""
+    history: Any = None
+    """What its later chunks remember of it, like ``noisy``, where they read clean keys and values."""
     context: Any = None
     """The K/V of the chunk before the second one, as a long stream held them; None for a whole clip."""
     places: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
@@ -94,18 +98,20 @@ def keep_clip(clip: StudentClip, rules: ShardingRules) -> StudentClip:
 
 def estimate(student: DiT, rollout: RolloutConfig, clip: StudentClip) -> Latents:
     """The student's clean clip by one sparse causal pass: the one that carries gradient."""
-    conditioning, places = Conditioning(**clip.conditioning), None
+    conditioning = Conditioning(**clip.conditioning)
     if clip.places is not None:
         places = np.array(clip.places)
         trained = conditioning.condition.shape[1]
         frames = positions(places, "current", chunk=rollout.chunk, trained_frames=trained).reshape(-1)
         conditioning = conditioning.replace(condition=jnp.take(conditioning.condition, frames, axis=1))
-    velocity = student(
+    velocity = clip_velocity(
+        student,
+        rollout,
         clip.noisy,
         clip.sigma,
         conditioning,
-        pattern=SparseCausal(rollout.chunk),
-        chunk_indices=places,
+        clip.history,
+        chunk_indices=clip.places,
         context=clip.context,
     )
     return clean_from_velocity(clip.noisy, velocity, clip.sigma)
@@ -120,9 +126,9 @@ def own_clip(
 
     def make(part: tuple) -> StudentClip:
         noises, conditioning = jnp.moveaxis(part[0], 1, 0), Conditioning(**part[1])
-        noisy, clean = parallel_steps(student, rollout, conditioning, noises, last=step)
-        level = jnp.full(clean.shape[:1], rollout.sigmas[step], jnp.float32)
-        return StudentClip(noisy[step], clean, level, part[1])
+        noisy, cleans = clip_steps(student, rollout, conditioning, noises, last=step)
+        level = jnp.full(cleans[step].shape[:1], rollout.sigmas[step], jnp.float32)
+        return StudentClip(noisy[step], cleans[step], level, part[1], remembered(rollout, cleans[-1]))
 
     inputs = jnp.moveaxis(noises, 0, 1), batch["clip"]["conditioning"]
     return in_parts(make, inputs, parts, StudentClip.batch_axes)
@@ -137,7 +143,8 @@ def real_clip(
     def make(part: tuple) -> StudentClip:
         real, noise, conditioning = part
         level = jnp.full(real.shape[:1], rollout.sigmas[step], jnp.float32)
-        clip = StudentClip(add_noise(real, noise, level), None, level, conditioning)
+        noisy = add_noise(real, noise, level)
+        clip = StudentClip(noisy, None, level, conditioning, remembered(rollout, real))
         return clip.replace(clean=estimate(student, rollout, clip))
 
     inputs = real, jax.random.normal(key, real.shape, real.dtype), batch["clip"]["conditioning"]
@@ -165,30 +172,33 @@ def long_clip(
         trained, batch = stream["condition"].shape[1], stream["mode"].shape[0]
         start = Conditioning(**stream | {name: x[:, :trained] for name, x in timed.items()})
         reference = make_reference(student, start)
-        chunked = lambda x: jnp.moveaxis(x.reshape(batch, count, size, *x.shape[2:]), 1, 0)
 
         def advance(state, inputs):
             noise, frames = inputs
             here = start.replace(condition=start.condition[:, :size], **frames)
-            noisy, clean, following = chunk_steps(student, rollout, reference, state, noise, here)
-            return following, (noisy[step], clean[step])
+            noisy, cleans, following = chunk_steps(student, rollout, reference, state, noise, here)
+            return following, (noisy[step], cleans[step], remembered(rollout, cleans[-1]))
 
         state = init_stream(student, rollout, reference)
-        inputs = (jnp.moveaxis(noises, 0, 2), {name: chunked(x) for name, x in timed.items()})
+        inputs = (jnp.moveaxis(noises, 0, 2), {name: chunks_of(x, size) for name, x in timed.items()})
         state, early = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[:-last], inputs))
-        context = state.contexts[step]
+        context = state.contexts[rollout.context_of(step)]
         _, late = jax.lax.scan(advance, state, jax.tree.map(lambda x: x[-last:], inputs))
-        noisy, clean = (
-            jnp.moveaxis(jnp.concatenate([a[:1], b]), 0, 1).reshape(batch, *shape[1:])
-            for a, b in zip(early, late, strict=True)
+        noisy, clean, history = jax.tree.map(
+            lambda a, b: whole_clip(jnp.concatenate([a[:1], b])), early, late
         )
         cut = lambda x: jnp.concatenate([x[:, :size], x[:, -last * size :]], axis=1)
         conditioning = stream | {name: cut(x) for name, x in timed.items()}
         level = jnp.full((batch,), rollout.sigmas[step], jnp.float32)
         places = (0, *range(count - last, count))
-        return StudentClip(noisy, clean, level, conditioning, context, places)
+        return StudentClip(noisy, clean, level, conditioning, history, context, places)
 
     return in_parts(make, (jnp.moveaxis(noises, (1, 2), (0, 1)), stream), parts, StudentClip.batch_axes)
+
+
+def remembered(rollout: RolloutConfig, clean: Latents) -> Latents | None:
+    """What of a clip's end a clip keeps for its chunks to remember."""
+    return clean if rollout.clean_kv else None
 
 
 CLIPS = {"own": own_clip, "real": real_clip, "long": long_clip}

@@ -29,7 +29,7 @@ from flax import nnx
 from tm_jax.config import to_json
 from tm_jax.data.latent_clips import EncodedVideo, LatentClips, conditioning_arrays
 from tm_jax.diffusion.noise import clip_noises
-from tm_jax.diffusion.rollout import parallel_steps
+from tm_jax.diffusion.rollout import clip_steps
 from tm_jax.models.dit import DiT
 from tm_jax.pretrained.weights import save_sharded
 from tm_jax.sharding import AnyMesh, keep_sharded, shard
@@ -130,7 +130,7 @@ class StudentPhase:
         self.sample_pairs = compiled_once("pairs", partial(sample_pairs, config.pairs.sampler))
         self._rollout = jax.jit(
             lambda base, student, conditioning, noises: shard(
-                parallel_steps(self._whole(base, student), config.rollout, conditioning, noises)[1]
+                clip_steps(self._whole(base, student), config.rollout, conditioning, noises)[1][-1]
             )
         )
         self._merge = jax.jit(self._whole)

@@ -153,14 +153,9 @@ class TeacherPhase:
 
         def loss_of(model: DiT, clip: NoisedClip) -> tuple[jax.Array, dict]:
             terms = config.loss
+            predicted = model(clip.noisy, clip.sigma, clip.conditioning, pattern=Bidirectional())
             loss = velocity_loss(
-                model,
-                clip,
-                pattern=Bidirectional(),
-                face=terms.face,
-                mouth=terms.mouth,
-                low=terms.low,
-                blink=terms.blink,
+                predicted, clip, face=terms.face, mouth=terms.mouth, low=terms.low, blink=terms.blink
             )
             return loss, {"loss": loss}
 
