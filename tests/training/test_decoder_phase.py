@@ -115,7 +115,7 @@ def test_only_the_decoding_half_learns(experiment, phase, window):
 
 def test_what_is_no_student_of_this_vae_is_refused(experiment, tmp_path):
     teacher = experiment.student.with_name("teacher.safetensors")
-    with pytest.raises(InputError, match="does not say how it streams"):
+    with pytest.raises(InputError, match="does not say with which steps and chunks"):
         dataclasses.replace(experiment, student=teacher).build()
     other = dataclasses.replace(VAE_OF_FOUR, z_dim=5, latents_mean=(0.0,) * 5, latents_std=(1.0,) * 5)
     save_model(tmp_path / "vae.safetensors", VAE(other, rngs=nnx.Rngs(0)), other)

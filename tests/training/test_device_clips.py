@@ -15,8 +15,8 @@ from tm_jax.errors import InputError
 from tm_jax.training.device_clips import DeviceClips, put_videos
 from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.ode_pairs import OdePairs
+from tm_jax.training.paired_clips import PairedClips
 from tm_jax.training.student_experiment import StudentExperiment
-from tm_jax.training.student_phase import PairedClips
 
 CUT = dataclasses.replace(CLIP, chunks=3, blinks=0.5)
 

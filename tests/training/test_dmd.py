@@ -22,9 +22,9 @@ from tm_jax.training.dmd import DistillationLoss, distribution_matching_loss, dr
 from tm_jax.training.flow_matching import NoisedClip, level_weight
 from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.ode_pairs import OdePairs
+from tm_jax.training.paired_clips import PairedClips
 from tm_jax.training.student_clips import estimate, long_clip
 from tm_jax.training.student_experiment import StudentExperiment
-from tm_jax.training.student_phase import PairedClips
 from tm_jax.types import Conditioning
 
 

@@ -18,14 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tm_jax.config import from_json
 from tm_jax.data.encoded_videos import VideoEncoder
 from tm_jax.data.latent_clips import clip_config
 from tm_jax.data.puppets.variety import PLAIN
 from tm_jax.data.spoken_windows import SpokenWindows, SpokenWindowsConfig
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.rollout import clip_velocity
-from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
 from tm_jax.media.pixels import to_pixels, to_signed
 from tm_jax.models.dit import DiT
@@ -33,10 +31,11 @@ from tm_jax.models.dit_config import DiTConfig
 from tm_jax.models.vae import VAE
 from tm_jax.models.vae_config import VAEConfig
 from tm_jax.pretrained.front_ends import load_front_end
-from tm_jax.pretrained.weights import load_model, read_config, read_header
+from tm_jax.pretrained.weights import load_model, read_config
+from tm_jax.streaming.jax_engine import read_rollout
 from tm_jax.training.abstract import compiled_once
 from tm_jax.training.loop_config import LoopConfig
-from tm_jax.training.optim import OptimConfig, ema_update, make_optimizer
+from tm_jax.training.optim import OptimConfig, make_optimizer
 from tm_jax.training.previews import write_sheet
 from tm_jax.training.state import TrainState
 from tm_jax.training.vae_phase import AutoencodingLoss, pixel_weight, reconstruction_loss
@@ -91,12 +90,7 @@ class DecoderPhase:
         """
         self.config = config
         self.model = read_config(config.vae, VAEConfig)
-        rollout = read_header(config.student).meta.get("rollout")
-        if rollout is None:
-            raise InputError(
-                f"{config.student} does not say how it streams, so it is no student: give --student one."
-            )
-        self.rollout = from_json(RolloutConfig, rollout)
+        self.rollout = read_rollout(config.student)
         self.student = load_model(config.student, DiT, DiTConfig)
         if self.student.config.out_channels != self.model.z_dim:
             raise InputError(
@@ -155,9 +149,9 @@ class DecoderPhase:
             return loss, {"loss": loss} | parts
 
         gradients, metrics = jax.grad(loss_of, has_aux=True)(state.model)
-        after, blend = state.apply(gradients, self.tx, self.config.ema), self.config.blend
-        blended = jax.tree.map(lambda old, new: (1 - blend) * old + blend * new, before, after.model)
-        return after.replace(ema=ema_update(state.ema, blended, self.config.ema, state.step)), metrics
+        blend = self.config.blend
+        blended = lambda vae: jax.tree.map(lambda old, new: (1 - blend) * old + blend * new, before, vae)
+        return state.apply(gradients, self.tx, self.config.ema, averaged=blended), metrics
 
     def step(self, state: TrainState, batch: dict, index: int) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update."""

@@ -1,5 +1,6 @@
 """What a training phase carries from step to step: a pytree that goes in, is donated, and comes out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -48,9 +49,20 @@ class TrainState:
         """The state with these parameters, which the average holds too."""
         return self.replace(model=model, ema=None if self.ema is None else jax.tree.map(jnp.copy, model))
 
-    def apply(self, gradients, tx: optax.GradientTransformation, decay: float = 0.0) -> "TrainState":
-        """The state after one update by these gradients, with the moving average moved along."""
+    def apply(
+        self,
+        gradients,
+        tx: optax.GradientTransformation,
+        decay: float = 0.0,
+        *,
+        averaged: Callable = lambda model: model,
+    ) -> "TrainState":
+        """The state after one update by these gradients, with the moving average moved along.
+
+        Args:
+            averaged: what is averaged of the updated model.
+        """
         updates, opt_state = tx.update(gradients, self.opt_state, self.model)
         model = optax.apply_updates(self.model, updates)
-        ema = None if self.ema is None else ema_update(self.ema, model, decay, self.step)
+        ema = None if self.ema is None else ema_update(self.ema, averaged(model), decay, self.step)
         return self.replace(model=model, ema=ema, opt_state=opt_state, step=self.step + 1)

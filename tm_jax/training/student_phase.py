@@ -27,7 +27,6 @@ import numpy as np
 from flax import nnx
 
 from tm_jax.config import to_json
-from tm_jax.data.latent_clips import EncodedVideo, LatentClips, conditioning_arrays
 from tm_jax.diffusion.noise import clip_noises
 from tm_jax.diffusion.rollout import clip_steps
 from tm_jax.models.dit import DiT
@@ -44,7 +43,6 @@ from tm_jax.training.abstract import (
 )
 from tm_jax.training.accumulate import Loss, gradients_of, in_parts
 from tm_jax.training.clip_data import (
-    Videos,
     clip_work,
     heldout_clips,
     training_videos,
@@ -63,8 +61,9 @@ from tm_jax.training.flow_matching import NoisedClip
 from tm_jax.training.frozen import Frozen
 from tm_jax.training.lora import Adapters, through, whole
 from tm_jax.training.networks import copied, frozen_dit
-from tm_jax.training.ode_pairs import OdePairs, make_pairs, pairs_batch, sample_pairs
+from tm_jax.training.ode_pairs import make_pairs, pairs_batch, sample_pairs
 from tm_jax.training.optim import make_optimizer
+from tm_jax.training.paired_clips import PairedClips
 from tm_jax.training.passes import ClipShape, distillation_passes
 from tm_jax.training.previews import write_preview
 from tm_jax.training.state import TrainState
@@ -79,24 +78,6 @@ class DistillationState:
 
     student: TrainState
     critic: TrainState
-
-
-class PairedClips(grain.transforms.RandomMap):
-    """Adds to an encoded video's clip a cached pair and the start of the video as a long stream."""
-
-    def __init__(self, config: StudentExperiment, videos: Videos, pairs: OdePairs):
-        self.config, self.videos, self.pairs = config, videos, pairs
-        self.clips = LatentClips(config.clip)
-
-    def random_map(self, element: EncodedVideo, rng: np.random.Generator) -> dict:
-        """{"clip": {…}, "pair": {…}, "stream": {…}}."""
-        row = int(rng.integers(len(self.pairs.video)))
-        frames = np.arange(self.config.long_chunks * self.config.clip.chunk)
-        return {
-            "clip": self.clips.random_map(element, rng),
-            "pair": self.pairs.element(row, self.videos, self.config.clip),
-            "stream": {"conditioning": conditioning_arrays(element, frames, self.config.clip)},
-        }
 
 
 class StudentPhase:
