@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.training.tiny import CLIP, CONFIG, videos
-from tm_jax.data.latent_clips import LatentClips
+from tm_jax.data.encoded_videos import EncodedConfig
+from tm_jax.data.latent_clips import LatentClips, stream_frames
 from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
 from tm_jax.training.device_clips import DeviceClips, put_videos
@@ -37,7 +38,9 @@ def test_the_same_clips_in_the_same_order():
         equal(device.batch(jax.tree.map(lambda x: x[None], places[index])), host[index])
 
 
-def test_the_same_pairs_and_streams(tmp_path):
+@pytest.mark.parametrize("chunks", [5, 12])
+def test_the_same_pairs_and_streams(tmp_path, chunks):
+    """A stream that is longer than its video hears it again."""
     clean = np.random.default_rng(1).normal(size=(2, 9, 2, 2, 4)).astype(np.float16)
     save_file({"clean": clean}, tmp_path / "pairs")
     rollout = RolloutConfig(correlation=0.5)
@@ -45,12 +48,31 @@ def test_the_same_pairs_and_streams(tmp_path):
     pairs = OdePairs(np.array([0, 2]), frames, (tmp_path / "pairs",), 2, 0, rollout)
     model = dataclasses.replace(CONFIG, trained_frames=9)
     paths = {"vae": tmp_path / "vae", "teacher": tmp_path / "teacher"}
-    experiment = StudentExperiment(LoopConfig("s"), model, long_chunks=5, clip=CUT, rollout=rollout, **paths)
+    experiment = StudentExperiment(
+        LoopConfig("s"), model, long_chunks=chunks, clip=CUT, rollout=rollout, **paths
+    )
     host = grain.MapDataset.source(world()).seed(5).random_map(PairedClips(experiment, world(), pairs))
-    device = DeviceClips(CUT, world(), pairs, 5)
+    device = DeviceClips(CUT, world(), pairs, chunks)
     places = device.dataset(5)
     for index in range(4):
         equal(device.batch(jax.tree.map(lambda x: x[None], places[index])), host[index])
+    heard = host[0]["stream"]["conditioning"]
+    assert len(heard["mode"]) == 3 * chunks
+    np.testing.assert_array_equal(heard["mode"][30:], heard["mode"][: max(0, 3 * chunks - 30)])
+
+
+def test_a_stream_goes_on_in_whole_chunks_of_its_video():
+    seven = dataclasses.replace(CUT, chunk=7)
+    np.testing.assert_array_equal(stream_frames(30, seven, 6), [*range(28), *range(14)])
+    with pytest.raises(ValueError, match="the video has 6"):
+        stream_frames(6, seven, 6)
+
+
+def test_puppets_speak_as_long_as_a_clip(tmp_path):
+    paths = {"vae": tmp_path / "vae", "teacher": tmp_path / "teacher"}
+    videos = EncodedConfig(seconds=1.0)
+    with pytest.raises(ValueError, match=r"videos\.seconds 1: that is 7 latent frames, and a clip takes 9"):
+        StudentExperiment(LoopConfig("s"), CONFIG, clip=CUT, long_chunks=5, videos=videos, **paths)
 
 
 def test_videos_that_cannot_be_stacked_are_refused():

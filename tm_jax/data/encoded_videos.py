@@ -26,7 +26,7 @@ from tm_jax.audio.front_end import AudioFrontEnd
 from tm_jax.data.latent_clips import EncodedVideo
 from tm_jax.data.puppets.ahead import drawn_ahead
 from tm_jax.data.puppets.variety import PLAIN, Variety
-from tm_jax.data.puppets.world import Clip, PuppetWorld
+from tm_jax.data.puppets.world import Clip, PuppetWorld, frame_count
 from tm_jax.diffusion.conditions import face_mask, reference_latents
 from tm_jax.media.pixels import to_signed
 from tm_jax.models.dit_config import DiTConfig
@@ -72,6 +72,11 @@ class EncodedConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the latents."""
         return (self.size // LATENT_STRIDE,) * 2
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames of each video."""
+        return 1 + (frame_count(self.seconds) - 1) // 4
 
     @property
     def world(self) -> PuppetWorld:

@@ -159,6 +159,18 @@ def clip_frames(
     return np.concatenate([np.arange(config.chunk), later])
 
 
+def stream_frames(video_frames: int, config: ClipConfig, chunks: int) -> Int[np.ndarray, " f"]:
+    """Absolute latent frames of a long stream: the video from its start, again and again where it is shorter.
+
+    Raises:
+        ValueError: the video is shorter than a chunk.
+    """
+    whole = video_frames // config.chunk
+    if not whole:
+        raise ValueError(f"a chunk takes {config.chunk} latent frames but the video has {video_frames}")
+    return np.arange(chunks * config.chunk) % (whole * config.chunk)
+
+
 class LatentClips(grain.transforms.RandomMap):
     """Cuts one random clip out of an encoded video: {"latents", "lids", "conditioning": {…}}."""
 
@@ -173,19 +185,4 @@ class LatentClips(grain.transforms.RandomMap):
             "latents": np.asarray(element.latents)[frames].astype(np.float32),
             "lids": np.zeros(len(frames), np.float32) if lids is None else lids[frames].astype(np.float32),
             "conditioning": conditioning_arrays(element, frames, self.config),
-        }
-
-
-class WholeVideos(grain.transforms.Map):
-    """The whole video from its start, cut to a number of chunks: what a long stream is trained on."""
-
-    def __init__(self, config: ClipConfig, chunks: int):
-        self.config, self.chunks = config, chunks
-
-    def map(self, element: EncodedVideo) -> dict:
-        """The conditioning of the video's first chunks; its condition holds the trained range of frames."""
-        return {
-            "conditioning": conditioning_arrays(
-                element, np.arange(self.chunks * self.config.chunk), self.config
-            )
         }

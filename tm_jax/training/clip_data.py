@@ -58,12 +58,17 @@ def clip_work(config: ClipExperiment, programs: list[Passes]) -> tuple[float, fl
 
 
 def check_clips(config: ClipExperiment) -> None:
-    """The clips bring the condition that the model reads.
+    """The clips bring the condition that the model reads, and the videos are as long as a clip.
 
     Raises:
-        ValueError: one has the picture held still, the other mid-grey.
+        ValueError: one has the picture held still, the other mid-grey; or puppets would speak too shortly.
     """
     check_condition(config.model, config.videos)
+    if config.prepared is None and config.videos.latent_frames < config.clip.frames:
+        raise ValueError(
+            f"videos.seconds {config.videos.seconds:g}: that is {config.videos.latent_frames} latent frames, "
+            f"and a clip takes {config.clip.frames}"
+        )
     if config.prepared is not None and config.model.still_condition:
         raise ValueError("model.still_condition: prepared clips have mid-grey after the reference picture")
 

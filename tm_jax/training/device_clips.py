@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, clip_frames
+from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, clip_frames, stream_frames
 from tm_jax.diffusion.conditions import latents_as_image_tokens, with_mask
 from tm_jax.errors import InputError
 from tm_jax.models.audio_adapter import audio_windows
@@ -144,8 +144,8 @@ class DeviceClips:
             pairs: with them, a batch is what `PairedClips` gives.
             long_chunks: chunks of a long stream.
         """
-        self.config, self.long = config, long_chunks * config.chunk
-        self.store = put_videos(videos)
+        self.config, self.store = config, put_videos(videos)
+        self.long = stream_frames(self.store.mode.shape[1], config, long_chunks)
         self.pairs = None if pairs is None else put_pairs(pairs)
         self.places = PairedPlaces(config, videos, pairs) if pairs else ClipPlaces(config, videos)
         self.count = len(videos)
@@ -164,7 +164,7 @@ class DeviceClips:
 
     def _pair(self, store: DeviceVideos, pairs: DevicePairs, places: dict) -> dict:
         row, video = places["pair"], places["clip"]["video"]
-        stream = jnp.broadcast_to(jnp.arange(self.long)[None], (len(row), self.long))
+        stream = jnp.broadcast_to(jnp.asarray(self.long), (len(row), len(self.long)))
         conditioning = cut_conditioning(store, pairs.video[row], pairs.frames[row], self.config)
         clean = pairs.clean[row].astype(jnp.float32)
         return {
