@@ -95,6 +95,6 @@ def test_variants_of_an_ablation_differ_as_told_and_take_the_same_steps(small):
     assert steps["warm-up alone"].warmup == 7 and steps["DMD alone"].warmup == 0
     assert steps["both"].warmup == 3 and steps["both"].rollout == fit.rollout
     assert steps["ρ 0.9"].rollout.correlation == 0.9
-    assert steps["chunk 6"].clip.chunk == steps["chunk 6"].rollout.chunk == 6
+    assert steps["chunk 4"].clip.chunk == steps["chunk 4"].rollout.chunk == 4
     with pytest.raises(ValueError, match="the variants are"):
         Ablation(fit, only=("both", "neither"))

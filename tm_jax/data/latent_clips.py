@@ -44,6 +44,8 @@ class ClipConfig:
     """Shape of the text tokens, which are zeros where a world has no prompts."""
 
     def __post_init__(self):
+        if self.chunk < 1 or self.chunks < 1:
+            raise ValueError(f"clips of {self.chunks} chunks of {self.chunk}: give at least 1 of both")
         for name in ("contiguous", "blinks"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: a probability lies in 0 … 1")

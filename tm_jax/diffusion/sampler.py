@@ -43,6 +43,10 @@ class SamplerConfig:
     schedule: Schedule = Schedule()
     guidance: Guidance = Guidance()
 
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"sampler: {self.steps} steps, give at least 1")
+
 
 def without_audio(conditioning: Conditioning) -> Conditioning:
     """The same clip with its audio dropped."""

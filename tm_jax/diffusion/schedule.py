@@ -42,6 +42,8 @@ class RolloutConfig:
     chunk, instead of what they wrote at the same step.  For the ablation: PyTorch exports don't do it."""
 
     def __post_init__(self):
+        if self.chunk < 1 or self.steps < 1:
+            raise ValueError(f"chunks of {self.chunk} in {self.steps} steps: give at least 1 of both")
         if not 0 <= self.correlation < 1:
             raise ValueError(f"correlation {self.correlation}: it lies from 0 to below 1")
 

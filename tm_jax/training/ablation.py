@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "long clips alone": {"long_every": 1},
     "warm-up alone, clean K/V": {"dmd_steps": 0, "rollout.clean_kv": True},
     "both, clean K/V": {"rollout.clean_kv": True},
-    "chunk 6": {"rollout.chunk": 6, "clip.chunk": 6, "clip.chunks": 2},
+    "chunk 4": {"rollout.chunk": 4, "clip.chunk": 4, "clip.chunks": 3},
     "1 step": {"rollout.steps": 1, "real_start": 0.0},
     "4 steps": {"rollout.steps": 4},
 }
@@ -61,11 +61,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 ``dmd_steps`` is the number of steps after the warm-up."""
 
 
-def changed(config: Any, name: str, value: Any) -> Any:
-    """The config with one field, given by its dotted name, replaced."""
-    first, _, rest = name.partition(".")
-    inner = changed(getattr(config, first), rest, value) if rest else value
-    return dataclasses.replace(config, **{first: inner})
+def changed(config: Any, changes: dict[str, Any]) -> Any:
+    """The config with these fields, given by their dotted names, replaced at once: some fit only together."""
+    own = {name: value for name, value in changes.items() if "." not in name}
+    for part in {name.partition(".")[0] for name in changes.keys() - own.keys()}:
+        start = f"{part}."
+        inner = {name.removeprefix(start): value for name, value in changes.items() if name.startswith(start)}
+        own[part] = changed(getattr(config, part), inner)
+    return dataclasses.replace(config, **own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +107,7 @@ class Ablation:
         loop = dataclasses.replace(
             self.student.loop, name=f"ablation: {name}", steps=total, run_dir=folder, preview_every=0
         )
-        experiment = dataclasses.replace(self.student, loop=loop, warmup=warmup)
-        # A field may only fit together with another one, as chunks with the rollout's.
-        for part in ("clip", "rollout", ""):
-            for field in [field for field in changes if field.startswith(part)]:
-                experiment = changed(experiment, field, changes.pop(field))
-        return experiment
+        return changed(self.student, changes | {"loop": loop, "warmup": warmup})
 
     def run(self) -> None:
         """Train and measure every variant that is not done yet; print a line each.

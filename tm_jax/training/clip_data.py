@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tm_jax.data.encoded_videos import EncodedConfig, check_condition, encoded_videos, videos_digest
-from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, conditioning_arrays
+from tm_jax.data.latent_clips import ClipConfig, EncodedVideo, clip_config, conditioning_arrays
 from tm_jax.data.prepare.shards import PreparedVideos
 from tm_jax.data.puppets.variety import PLAIN
 from tm_jax.data.skipping import Skipping
@@ -61,9 +61,16 @@ def check_clips(config: ClipExperiment) -> None:
     """The clips bring the condition that the model reads, and the videos are as long as a clip.
 
     Raises:
-        ValueError: one has the picture held still, the other mid-grey; or puppets would speak too shortly.
+        ValueError: one has the picture held still, the other mid-grey; clips are cut otherwise than the
+            model reads them; or puppets would speak too shortly.
     """
     check_condition(config.model, config.videos)
+    wanted = clip_config(config.model, config.clip.chunk, config.clip.chunks)
+    for name in ("audio_left", "audio_lookahead", "image_patch", "text_length", "text_width"):
+        if getattr(config.clip, name) != getattr(wanted, name):
+            raise ValueError(
+                f"clip.{name} {getattr(config.clip, name)}: the model reads {getattr(wanted, name)}"
+            )
     if config.prepared is None and config.videos.latent_frames < config.clip.frames:
         raise ValueError(
             f"videos.seconds {config.videos.seconds:g}: that is {config.videos.latent_frames} latent frames, "

@@ -40,6 +40,10 @@ class PairsConfig:
     seed: int = 0
     """Seed of the noise and of the choice of clips."""
 
+    def __post_init__(self):
+        if self.count < 1 or self.batch < 1:
+            raise ValueError("pairs: count and batch must be at least 1")
+
 
 def pair_noise(
     seed: int, index: int, shape: tuple[int, ...], rollout: RolloutConfig

@@ -77,6 +77,24 @@ class StudentExperiment:
         check_clips(self)
         if self.lora < 0:
             raise ValueError(f"lora {self.lora}: give a rank, or 0 to train all parameters")
+        for name, least in (("warmup", 0), ("critic_lead", 0), ("critic_per_student", 1), ("long_every", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)}: give at least {least}")
+        for name in ("real_start", "exit_first"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: a probability lies in 0 … 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema {self.ema}: the decay lies from 0 to below 1")
+        if self.rollout.chunk != self.clip.chunk:
+            raise ValueError(
+                f"rollout.chunk {self.rollout.chunk} and clip.chunk {self.clip.chunk}: the student learns on "
+                "chunks of the size in which it streams, so give both the same"
+            )
+        if 3 * self.rollout.chunk > self.model.trained_frames:
+            raise ValueError(
+                f"rollout.chunk {self.rollout.chunk}: a stream reads three chunks, and the model knows "
+                f"{self.model.trained_frames} latent frames, so give at most {self.model.trained_frames // 3}"
+            )
         if self.long_every and self.long_chunks < self.clip.chunks:
             raise ValueError(
                 f"long_chunks {self.long_chunks}: a stream holds at least {self.clip.chunks} chunks"
