@@ -1,4 +1,4 @@
-"""tiny_student for an accelerator: bigger batches, correlated noise, DMD that regression holds in place.
+"""tiny_student for an accelerator: bigger batches, σ of 1 and ½, correlated noise, a critic that leads.
 
 Why so stands in docs/benchmarks.md, under the ablation.
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from configs.tiny_student import PRESET as TINY
 from configs.tiny_teacher_large import CLIP, MODEL, VIDEOS
 from tm_jax.diffusion.sampler import Guidance
+from tm_jax.diffusion.schedule import Schedule
 
 WARMUP, LEAD = 400, 100
 GUIDANCE = Guidance(audio=1.5, mouth_alone=True)
@@ -34,8 +35,8 @@ PRESET = dataclasses.replace(
     teacher=Path("runs/tiny_teacher_large/weights.safetensors"),
     warmup=WARMUP,
     critic_lead=LEAD,
-    rollout=dataclasses.replace(TINY.rollout, correlation=0.7),
-    loss=dataclasses.replace(TINY.loss, guidance=GUIDANCE, dmd=0.05, regression=1.0),
+    rollout=dataclasses.replace(TINY.rollout, schedule=Schedule(shift=1.0), correlation=0.3),
+    loss=dataclasses.replace(TINY.loss, guidance=GUIDANCE),
     clip=CLIP,
     videos=VIDEOS,
     on_device=True,

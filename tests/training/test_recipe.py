@@ -1,6 +1,7 @@
 """A recipe does each of its parts once, in order, and goes on where it was interrupted."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tm_jax.data.latent_clips import ClipConfig
 from tm_jax.errors import InputError
 from tm_jax.evaluation import evaluate
 from tm_jax.pretrained import runs
-from tm_jax.training import loop, recipe, release
+from tm_jax.training import interpolate, loop, recipe, release
 from tm_jax.training.ablation import VARIANTS, Ablation
 from tm_jax.training.decoder_phase import DecoderExperiment
 from tm_jax.training.loop_config import LoopConfig
@@ -66,6 +67,33 @@ def test_every_part_is_done_once(small, parts):
     assert parts[5:] == ["ship weights"]
 
 
+def test_a_part_of_the_way_is_shipped(small, parts, monkeypatch):
+    part = small.student.loop.folder / "0.3_of_the_way.safetensors"
+    with pytest.raises(ValueError, match=r"the recipe's student is .*0.3_of_the_way"):
+        dataclasses.replace(small, share=0.3)
+    with pytest.raises(ValueError, match="share 0"):
+        dataclasses.replace(small, share=0.0)
+    decoder = dataclasses.replace(small.decoder, student=part)
+    small = dataclasses.replace(small, share=0.3, decoder=decoder)
+
+    def write(told):
+        assert (told.start.name, told.end.name, told.share) == ("warmup.safetensors", made, 0.3)
+        told.out.write_text("")
+        parts.append("between")
+
+    made = "weights.safetensors"
+    monkeypatch.setattr(interpolate, "interpolate", write)
+    monkeypatch.setattr(evaluate, "evaluate", lambda told: parts.append(f"figures of {told.student.name}"))
+    small.run()
+    assert parts == ["teacher", "student", "between", "decoder", f"figures of {part.name}", "ship weights"]
+    small.run()
+    assert parts[6:] == [f"figures of {part.name}", "ship weights"]
+    end = small.student.loop.folder / made
+    os.utime(end, (end.stat().st_atime, part.stat().st_mtime + 5))
+    small.run()
+    assert parts[8] == "between"
+
+
 def test_an_interrupted_training_ends_the_recipe_and_is_gone_on_with(small, parts):
     parts.append("interrupt")
     with pytest.raises(InputError, match="teacher is not done"):
@@ -91,7 +119,9 @@ def test_variants_of_an_ablation_differ_as_told_and_take_the_same_steps(small):
     assert {experiment.loop.steps - experiment.critic_lead for experiment in steps.values()} == {7}
     turns = [index for index in range(80) if steps["critic first"].turn(index) is not None]
     assert turns[:2] == [index + 60 for index in range(20) if steps["both"].turn(index) is not None][:2]
-    assert len({experiment.loop.folder for experiment in steps.values()}) == len(VARIANTS)
+    trained = [name for name, changes in VARIANTS.items() if "of" not in changes]
+    assert len({steps[name].loop.folder for name in trained}) == len(trained)
+    assert steps["both, 0.3 of the way"] == steps["both"]
     assert steps["warm-up alone"].warmup == 7 and steps["DMD alone"].warmup == 0
     assert steps["both"].warmup == 3 and steps["both"].rollout == fit.rollout
     assert steps["ρ 0.9"].rollout.correlation == 0.9

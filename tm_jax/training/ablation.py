@@ -16,6 +16,7 @@ from typing import Any
 
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS
+from tm_jax.training.interpolate import between
 from tm_jax.training.student_experiment import StudentExperiment
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -55,10 +56,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "chunk 4": {"rollout.chunk": 4, "clip.chunk": 4, "clip.chunks": 3},
     "1 step": {"rollout.steps": 1, "real_start": 0.0},
     "4 steps": {"rollout.steps": 4},
+    "σ 1 and ½": {"rollout.schedule.shift": 1.0},
+    "both, 0.3 of the way": {"of": "both", "share": 0.3},
+    "ρ 0.7, 0.3 of the way": {"of": "ρ 0.7", "share": 0.3},
+    "σ 1 and ½, 0.3 of the way": {"of": "σ 1 and ½", "share": 0.3},
 }
 """By name: what a variant changes, as fields of the experiment by their dotted names.
 
-``dmd_steps`` is the number of steps after the warm-up."""
+``dmd_steps`` is the number of steps after the warm-up.  ``of`` and ``share``: the training is another
+variant's, and the weights lie so far from its warm-up to its end (`interpolate`)."""
 
 
 def changed(config: Any, changes: dict[str, Any]) -> Any:
@@ -98,6 +104,8 @@ class Ablation:
     def experiment(self, name: str) -> StudentExperiment:
         """The experiment of a variant: its warm-up and DMD steps add up to the same number."""
         changes = dict(VARIANTS[name])
+        if "of" in changes:
+            return self.experiment(changes["of"])
         warmup = changes.pop("warmup", self.warmup)
         total = self.warmup + self.dmd_steps
         if changes.pop("dmd_steps", None) == 0:
@@ -121,11 +129,11 @@ class Ablation:
             experiment = self.experiment(name)
             key = f"{name}, {experiment.warmup} + {experiment.loop.steps - experiment.warmup} steps"
             if key not in done:
-                done[key] = self._line(experiment)
+                done[key] = self._line(experiment, VARIANTS[name].get("share", 1.0))
                 path.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             print(f"{key}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in done[key].items()))
 
-    def _line(self, experiment: StudentExperiment) -> dict[str, float]:
+    def _line(self, experiment: StudentExperiment, share: float) -> dict[str, float]:
         from tm_jax.pretrained.runs import saved_steps
         from tm_jax.training.loop import train
 
@@ -135,14 +143,13 @@ class Ablation:
             train(experiment.build(), loop, experiment)
         if loop.steps not in saved_steps(loop.folder / "checkpoints"):
             raise InputError(f"{loop.name} is not done: the same command goes on with it.")
-        return self._measured(experiment)
+        return self._measured(experiment, between(loop.folder, share))
 
-    def _measured(self, experiment: StudentExperiment) -> dict[str, float]:
+    def _measured(self, experiment: StudentExperiment, student: Path) -> dict[str, float]:
         from tm_jax.evaluation import clip_report, comparison
         from tm_jax.evaluation.__main__ import Arguments
         from tm_jax.evaluation.systems import Systems, held_out_batches
 
-        student = experiment.loop.folder / "weights.safetensors"
         arguments = Arguments(
             what="student",
             clips=self.clips,

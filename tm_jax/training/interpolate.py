@@ -45,6 +45,23 @@ class Arguments:
             raise ValueError(f"correlation {self.correlation:g}: it lies from 0 to below 1")
 
 
+def between(folder: Path, share: float) -> Path:
+    """A student of a run, so far from the end of its warm-up to that of DMD; written if it isn't there yet.
+
+    Raises:
+      InputError: see ``interpolate``.
+    """
+    end, out = folder / "weights.safetensors", place_between(folder, share)
+    if out != end and not (out.exists() and out.stat().st_mtime >= end.stat().st_mtime):
+        interpolate(Arguments(folder / "warmup.safetensors", end, out, share))
+    return out
+
+
+def place_between(folder: Path, share: float) -> Path:
+    """The file of ``between``."""
+    return folder / ("weights.safetensors" if share == 1 else f"{share:g}_of_the_way.safetensors")
+
+
 def interpolate(arguments: Arguments) -> None:
     """Writes the file.
 

@@ -16,6 +16,7 @@ from typing import Any
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS
 from tm_jax.training.decoder_phase import DecoderExperiment
+from tm_jax.training.interpolate import between, place_between
 from tm_jax.training.loop_config import LoopConfig
 from tm_jax.training.student_experiment import StudentExperiment
 from tm_jax.training.teacher_phase import TeacherExperiment
@@ -29,6 +30,9 @@ class Recipe:
     student: StudentExperiment
     decoder: DecoderExperiment | None = None
     """How the VAE's decoder learns to draw what the student makes; None leaves it as it is."""
+    share: float = 1.0
+    """How far from the warm-up to DMD's end the student lies that the decoder learns and that is shipped
+    (`interpolate`); 1 is the end."""
     clips: int = 60
     """Held-out clips of the figures; 0 for no figures."""
     reader: Path = WEIGHTS / "reader.safetensors"
@@ -47,7 +51,9 @@ class Recipe:
         made = self.teacher.loop.folder / "weights.safetensors"
         if Path(self.student.teacher) != made:
             raise ValueError(f"student.teacher is {self.student.teacher}; the recipe's teacher is {made}")
-        made = self.student.loop.folder / "weights.safetensors"
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share {self.share:g}: it lies above 0 and up to 1")
+        made = place_between(self.student.loop.folder, self.share)
         if self.decoder is not None and self.decoder.student != made:
             raise ValueError(f"decoder.student is {self.decoder.student}; the recipe's student is {made}")
 
@@ -65,7 +71,7 @@ class Recipe:
                     self._train(experiment, phase)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        student, vae = self.student.loop.folder / "weights.safetensors", Path(self.student.vae)
+        student, vae = between(self.student.loop.folder, self.share), Path(self.student.vae)
         if self.decoder is not None:
             # The student is a file that it reads when it is built.
             if not self._is_done(self.decoder.loop):
