@@ -22,7 +22,7 @@ env: .venv/.all
 
 demo: .venv/.base
 	mkdir -p out
-	$(RUN) infer.py --image tm_jax/assets/shaded.png --audio tm_jax/assets/speech.wav --steps 4 \
+	$(RUN) infer.py --image tm_jax/assets/shaded.png --audio tm_jax/assets/speech.wav \
 	  --out out/demo.mp4 --frames-out out/demo.png
 	$(RUN) -m tm_jax.evaluation.watch --video out/demo.mp4 --truth tm_jax/assets/speech.json
 

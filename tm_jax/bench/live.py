@@ -30,7 +30,7 @@ from tm_jax.flags import WEIGHTS, ShippedPath
 from tm_jax.rates import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SPEECH, TRUTH, IMAGE = ASSETS / "speech.wav", ASSETS / "speech.json", ASSETS / "anime.png"
+SPEECH, TRUTH, IMAGE = ASSETS / "speech.wav", ASSETS / "speech.json", ASSETS / "shaded.png"
 ANSWERS = (slice(8, 84), slice(160, 225))
 """Frames of the shipped speech's two sentences, from their first sound to their last."""
 PAUSE, SHORT_PAUSE = 7.2, 2.2

@@ -19,7 +19,7 @@ from tm_jax.command import run
 from tm_jax.errors import InputError
 from tm_jax.flags import WEIGHTS, ShippedPath, parse
 
-IMAGE = Path(__file__).parents[1] / "assets" / "anime.png"
+IMAGE = Path(__file__).parents[1] / "assets" / "shaded.png"
 
 
 @dataclasses.dataclass(frozen=True)
