@@ -12,6 +12,7 @@ from tm_jax.errors import InputError
 from tm_jax.media import face_search
 from tm_jax.media.face import find_face, framed, parse_face
 from tm_jax.media.framing import crop_window, in_crop, whole_pixels
+from tm_jax.media.picture import fit
 
 ASSETS = Path(tm_jax.__file__).parent / "assets"
 
@@ -81,6 +82,29 @@ def test_the_found_box_is_framed_and_told(monkeypatch):
     )
     assert framed(picture, "", (32, 32), all_moves=True).moving is None
     assert framed(picture, "auto", (32, 32), all_moves=True).moving == framing.moving
+
+
+@pytest.mark.parametrize("box", [(300.0, 400.0, 400.0, 500.0), (20.0, 30.0, 520.0, 530.0)])
+def test_small_students_are_given_a_mouth_where_they_draw_theirs(monkeypatch, box):
+    """A photographed mouth, at 0.8 of the found box, comes to 0.6 of the height, in small pictures too."""
+    monkeypatch.setattr(face_search, "search_face", lambda *_: box)
+    picture = np.zeros((900, 800, 3), np.uint8)
+    mouth, centre = box[0] + 0.8 * (box[2] - box[0]), (box[1] + box[3]) / 2
+    picture[round(mouth) - 4 : round(mouth) + 4, round(centre) - 4 : round(centre) + 4] = 255
+    framing = framed(picture, "", (128, 128), all_moves=True)
+    assert framing.moving is None and framing.note
+    shown = fit(Image.fromarray(picture), (128, 128), framing.crop)[..., 0].astype(float)
+    rows, columns = np.indices(shown.shape)
+    assert abs((rows * shown).sum() / shown.sum() / 128 - 0.6) < 0.02
+    assert abs((columns * shown).sum() / shown.sum() / 128 - 0.5) < 0.02
+
+
+def test_what_a_crop_lacks_is_the_edges_blurred():
+    picture = np.full((40, 40, 3), 100, np.uint8)
+    picture[0] = 200
+    shown = fit(Image.fromarray(picture), (80, 80), (-20, -20, 60, 60))
+    assert (shown[24:56, 24:56] == 100).all() and (shown[:12, 25:55] > 190).all()
+    assert (shown[64:, 24:56] == 100).all()
 
 
 @pytest.mark.parametrize("name", ["photo", "shaded", "anime"])

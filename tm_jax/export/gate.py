@@ -25,7 +25,7 @@ from tm_jax.config import to_json
 from tm_jax.diffusion.noise import stream_noise
 from tm_jax.errors import InputError
 from tm_jax.export.source import Source
-from tm_jax.media.picture import fit, read_picture
+from tm_jax.media.picture import load_picture
 from tm_jax.media.sound import read_audio
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
@@ -147,7 +147,7 @@ def reference_backend(source: Source) -> JaxBackend:
 
 def shipped_inputs(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """A picture of the given size and some speech, which come with the package."""
-    picture = fit(read_picture(ASSETS / "photo.png"), size, None)
+    picture = load_picture(ASSETS / "photo.png", size)
     return picture, np.concatenate(list(read_audio(ASSETS / "speech.wav").blocks))
 
 

@@ -5,13 +5,14 @@ Transparency is laid over mid-grey, the value that the image-to-video condition 
 
 import io
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from tm_jax.errors import InputError
 from tm_jax.media.colour import to_srgb
@@ -46,7 +47,8 @@ def load_picture(
                 f"The face box {face_box} lies outside the picture {shown(path)} "
                 f"of {picture.width}×{picture.height} pixels: give y0,x0,y1,x1 within it."
             )
-    return fit(picture, (size, size) if isinstance(size, int) else size, face_box)
+    size = (size, size) if isinstance(size, int) else size
+    return fit(picture, size, crop_window((picture.height, picture.width), size, face_box))
 
 
 def read_picture(path: str | os.PathLike, notes: list[str] | None = None) -> Image.Image:
@@ -111,9 +113,18 @@ def _turned(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def fit(picture: Image.Image, size: tuple[int, int], face_box: Box | None) -> UInt8[np.ndarray, "y x 3"]:
-    """An RGB picture cropped to the aspect of (height, width), round a given face, and resampled."""
-    top, left, bottom, right = crop_window((picture.height, picture.width), size, face_box)
+def fit(picture: Image.Image, size: tuple[int, int], crop: Box) -> UInt8[np.ndarray, "y x 3"]:
+    """A part (y0, x0, y1, x1) of an RGB picture at (height, width); what it lacks is its edges, blurred."""
+    top, left, bottom, right = crop
+    lacks = (-top, -left, bottom - picture.height, right - picture.width)
+    if max(lacks) > 0:
+        above, before, below, after = (max(0, math.ceil(side)) for side in lacks)
+        wide = np.pad(np.asarray(picture), ((above, below), (before, after), (0, 0)), "edge")
+        # Streaks of single pixels would look like drawn lines.
+        blurred = Image.fromarray(wide).filter(ImageFilter.GaussianBlur(0.03 * (bottom - top)))
+        blurred.paste(picture, (before, above))
+        picture = blurred
+        top, left, bottom, right = top + above, left + before, bottom + above, right + before
     resized = picture.resize(size[::-1], Image.Resampling.LANCZOS, box=(left, top, right, bottom))
     return np.asarray(resized, np.uint8)
 

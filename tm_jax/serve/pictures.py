@@ -27,7 +27,7 @@ def portrait(path: Path, engine: StreamEngine) -> tuple[np.ndarray, tuple | None
     framing = framed(np.asarray(photo), "", engine.size, all_moves=not engine.has_picture_encoder)
     if framing.face is None and framing.note:
         notes.append(FACELESS)
-    return fit(photo, engine.size, framing.face), framing.moving, notes
+    return fit(photo, engine.size, framing.crop), framing.moving, notes
 
 
 def png(picture: np.ndarray) -> bytes:

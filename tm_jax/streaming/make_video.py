@@ -68,7 +68,7 @@ def make_video(
     framing = framed(np.asarray(photo), face, engine.size, all_moves=not engine.has_picture_encoder)
     if framing.note:
         print(f"{shown(image)}: {framing.note}", file=sys.stderr)
-    picture = fit(photo, engine.size, framing.face)
+    picture = fit(photo, engine.size, framing.crop)
     engine.warm_up()
     stream = engine.stream(picture, sound, seed=seed, mode=mode, listen=stretches, face_box=framing.moving)
     bar = tqdm(total=sound.seconds, unit="s", leave=False, bar_format=_BAR if sound.seconds else _OPEN_BAR)
