@@ -75,7 +75,7 @@ def framed(
         middle shows a face as it should be is left as it is.
     """
     size = picture.shape[:2]
-    middle, small = Framing(crop_window(size, target)), all_moves and not face
+    middle, small, photo = Framing(crop_window(size, target)), all_moves and not face, False
     if face == "none":
         return middle
     if face in ("", "auto"):
@@ -84,11 +84,12 @@ def framed(
             note = "no face was found: the middle of the picture is taken, and all of it may move"
             return dataclasses.replace(middle, note=f"{note} (--face y0,x0,y1,x1 gives one)")
         box, reach = found
-        if small and _alike(_as_drawn(box, target), middle.crop):
+        photo = small and _photographed(picture, box)
+        if small and not photo and _well_placed(box, middle.crop):
             return middle
     else:
         box = reach = parse_face(face, size)
-    crop = _as_drawn(box, target) if small else crop_window(size, target, box)
+    crop = _as_drawn(box, target) if photo else crop_window(size, target, box)
     moving = None if small else whole_pixels(in_crop(reach, crop, target))
     note = ""
     if face in ("", "auto") and crop != middle.crop:
@@ -100,12 +101,26 @@ def framed(
     return Framing(crop, box, moving, note)
 
 
-def _as_drawn(face: Box, target: tuple[int, int]) -> Box:
-    """The crop round a face in which a photographed mouth lies where the small students draw theirs.
+def _photographed(picture: UInt8[np.ndarray, "y x 3"], face: Box) -> bool:
+    """Whether a face has the skin of a photograph: neighbouring pixels of 1/72 of it seldom are alike.
 
-    Their mouths lie at 0.60 of the picture's height.  A photographed mouth lies at 0.78 to 0.82 of the box
-    that the cascades find, a drawn one at 0.64 (anime) to 0.77, and so at 0.53 to 0.61 of this crop.  It may
-    leave the picture, whose edges are then continued.
+    Their median difference is 0.3 to 2.0 of 255 in drawn faces (26 of all three styles), 5.7 to 7.3 in
+    photographed ones (three pictures of two).
+    """
+    import cv2
+
+    y0, x0, y1, x1 = (max(0, round(side)) for side in face)
+    small = cv2.resize(picture[y0:y1, x0:x1], (72, 72), interpolation=cv2.INTER_AREA).mean(2)
+    apart = [np.abs(np.diff(small, axis=axis)).ravel() for axis in (0, 1)]
+    return float(np.median(np.concatenate(apart))) > 3.5
+
+
+def _as_drawn(face: Box, target: tuple[int, int]) -> Box:
+    """The crop round a photographed face in which its mouth lies where the small students draw theirs.
+
+    Their mouths lie at 0.60 of the picture's height; a photographed one lies at 0.78 to 0.82 of the box that
+    the cascades find, and so at 0.59 to 0.61 of this crop.  It may leave the picture, whose edges are then
+    continued.
     """
     y0, x0, y1, x1 = face
     height, top = 2.12 * (y1 - y0), y0 - 0.48 * (y1 - y0)
@@ -113,8 +128,10 @@ def _as_drawn(face: Box, target: tuple[int, int]) -> Box:
     return top, middle - width / 2, top + height, middle + width / 2
 
 
-def _alike(one: Box, other: Box) -> bool:
-    """Whether two crops show about the same."""
-    height = other[2] - other[0]
-    apart = max(abs(one[axis] + one[axis + 2] - other[axis] - other[axis + 2]) / 2 for axis in (0, 1))
-    return apart < 0.08 * height and abs(one[2] - one[0] - height) < 0.15 * height
+def _well_placed(face: Box, crop: Box) -> bool:
+    """Whether a crop shows a drawn face about as the small students' training pictures do."""
+    height, width = crop[2] - crop[0], crop[3] - crop[1]
+    share = (face[2] - face[0]) / height
+    down = ((face[0] + face[2]) / 2 - crop[0]) / height
+    right = ((face[1] + face[3]) / 2 - crop[1]) / width
+    return 0.4 < share < 0.75 and 0.35 < down < 0.65 and 0.38 < right < 0.62
