@@ -37,7 +37,7 @@ class Arguments:
     """Seed of the noise; the same seed gives the same video."""
     steps: int | None = None
     """Denoising steps of a chunk (default: those that the student was distilled for).  More are slower, and
-    give the shipped student's picture more detail and less jitter."""
+    give the shipped student's picture more detail."""
     frames_out: Path | None = None
     """Also write a contact sheet of the video here (png)."""
     face: str = ""
