@@ -17,7 +17,7 @@ from tm_jax.training.teacher_phase import TeacherExperiment
 
 IMAGE_WIDTH = 20
 MODEL = dataclasses.replace(CONFIG, image_width=IMAGE_WIDTH, image_length=5)
-CLIP = ClipConfig(chunk=1, chunks=3, text_length=4, text_width=8)
+CLIP = ClipConfig(chunk=1, chunks=3, text_length=3, text_width=8)
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_clips_come_with_their_prompt_and_picture(folder):
 def test_clips_of_other_encoders_are_refused(folder):
     other = dataclasses.replace(MODEL, audio_width=80, text_width=16)
     with pytest.raises(InputError, match=r"audio_width 6 in the clips, 80 in the model; text_width 8 .* 16"):
-        experiment(folder, model=other).build().dataset()
+        experiment(folder, model=other, clip=dataclasses.replace(CLIP, text_width=16)).build().dataset()
+    with pytest.raises(ValueError, match=r"clip\.text_width 8: the model reads 16"):
+        experiment(folder, model=other)
     with pytest.raises(InputError, match="prepare"):
         experiment(folder, prepared=folder / "nothing").build().dataset()
 
