@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.models.dit_cases import inputs
 from tests.training.test_init_from import MODEL, Phase, experiment, wan
+from tm_jax.data.latent_clips import clip_config
 from tm_jax.errors import InputError
 from tm_jax.models.audio_adapter import window_indices
 from tm_jax.models.dit import DiT
@@ -25,6 +26,7 @@ from tm_jax.pretrained.weights import save_model
 from tm_jax.training.loop import train
 
 HEARING = dataclasses.replace(MODEL, audio_eps=EPS, **WINDOW)
+HEARS = {"model": HEARING, "clip": clip_config(HEARING, 3)}
 
 __all__ = ["wan"]
 
@@ -58,7 +60,7 @@ def teacher(wan, weights, tmp_path_factory):
     """The teacher that a run begins with, through the loop itself."""
     chex.clear_trace_counter()
     config = experiment(tmp_path_factory.mktemp("run"), wan[0])
-    config = dataclasses.replace(config, model=HEARING, init_audio=weights)
+    config = dataclasses.replace(config, **HEARS, init_audio=weights)
     state = train(Phase(config), config.loop, config)
     return jax.device_put(state.model, jax.devices()[0]), jax.device_put(state.ema, jax.devices()[0])
 
@@ -152,7 +154,7 @@ def test_what_does_not_fit_is_told_before_anything_starts(wan, weights, tmp_path
     ):
         config.build()
     with pytest.raises(InputError, match=r"audio_dim 24 here, 16 there.*wan14b_fantasytalking_teacher"):
-        dataclasses.replace(config, model=dataclasses.replace(HEARING, audio_dim=24)).build()
+        dataclasses.replace(config, **HEARS | {"model": dataclasses.replace(HEARING, audio_dim=24)}).build()
     with pytest.raises(ValueError, match="give init_from too"):
         dataclasses.replace(config, init_from=None)
     stored = load_file(weights)
@@ -160,7 +162,7 @@ def test_what_does_not_fit_is_told_before_anything_starts(wan, weights, tmp_path
     stored["audio_processor.surprise"] = np.zeros(2, np.float32)
     save_file(stored, tmp_path / "less.safetensors")
     with pytest.raises(InputError, match=r"missing blocks\.1\..*v_proj\.weight; unknown surprise"):
-        dataclasses.replace(config, model=HEARING, init_audio=tmp_path / "less.safetensors").build()
+        dataclasses.replace(config, **HEARS, init_audio=tmp_path / "less.safetensors").build()
     save_model(tmp_path / "ours.safetensors", DiT(MODEL, rngs=nnx.Rngs(0)), MODEL)
     for source, sentence in (
         (tmp_path / "ours.safetensors", "does not hold FantasyTalking's audio weights"),
@@ -168,7 +170,7 @@ def test_what_does_not_fit_is_told_before_anything_starts(wan, weights, tmp_path
         (tmp_path / "none.safetensors", "does not exist"),
     ):
         with pytest.raises(InputError, match=sentence):
-            dataclasses.replace(config, model=HEARING, init_audio=source).build()
+            dataclasses.replace(config, **HEARS, init_audio=source).build()
     with pytest.raises(InputError, match=r"give them to train\.py as --init-audio"):
         experiment(tmp_path / "run", weights).build()
     assert not (tmp_path / "run").exists()
@@ -177,7 +179,9 @@ def test_what_does_not_fit_is_told_before_anything_starts(wan, weights, tmp_path
 def test_names_without_their_prefix_are_read_too(weights, wan, tmp_path):
     stored = {name.removeprefix("audio_processor."): value for name, value in load_file(weights).items()}
     save_file(stored, tmp_path / "fantasytalking_fp16.safetensors")
-    config = dataclasses.replace(experiment(tmp_path / "run", wan[0]), model=HEARING)
+    config = dataclasses.replace(
+        experiment(tmp_path / "run", wan[0]), model=HEARING, clip=clip_config(HEARING, 3)
+    )
     assert dataclasses.replace(config, init_audio=tmp_path / "fantasytalking_fp16.safetensors").build().audio
 
 

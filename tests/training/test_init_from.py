@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 import configs
 from tests.models.dit_cases import inputs
 from tm_jax.config import load
+from tm_jax.data.latent_clips import clip_config
 from tm_jax.errors import InputError
 from tm_jax.models.dit import DiT
 from tm_jax.models.dit_config import DiTConfig
@@ -90,7 +91,8 @@ def experiment(folder, source, steps=1):
         preview_every=0,
         mesh=MeshConfig(data=2, fsdp=2, tensor=2),
     )
-    return TeacherExperiment(loop, MODEL, folder / "no.safetensors", str(source))
+    clip = clip_config(MODEL, 3)
+    return TeacherExperiment(loop, MODEL, folder / "no.safetensors", str(source), clip=clip)
 
 
 def run(folder, source, steps=1):
