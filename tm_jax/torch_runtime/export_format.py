@@ -69,7 +69,7 @@ class ExportConfig:
         if self.rollout.clean_kv:
             raise InputError(
                 "This student reads clean keys and values (rollout.clean_kv), which the PyTorch runtime does "
-                "not: stream it by JAX (infer.py --student), or distil one without."
+                "not: stream it by infer.py without --backend torch, or distil one without."
             )
 
 
