@@ -15,7 +15,7 @@ from tm_jax.training.interpolate import place_between
 from tm_jax.training.recipe import Recipe
 
 SHARE = 0.3
-"""How much of what DMD changes is shipped: docs/benchmarks.md, under the ablation."""
+"""How much of what DMD changes is shipped: docs/benchmarks.md, under "Part of the way"."""
 SHIPPED = {"vae": WEIGHTS / "vae.safetensors", "visemes": WEIGHTS / "visemes.safetensors"}
 
 PRESET = Recipe(

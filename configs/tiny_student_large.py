@@ -1,6 +1,6 @@
 """tiny_student for an accelerator: bigger batches, σ of 1 and ½, correlated noise, a critic that leads.
 
-Why so stands in docs/benchmarks.md, under the ablation.
+Why so stands in docs/benchmarks.md, under "Part of the way" and the ablation.
 
     python train.py tiny_student_large   needs runs/tiny_teacher_large beside tiny_student's inputs
 

@@ -42,8 +42,9 @@ class Conditioning:
 
     def frames(self, start: int, stop: int) -> "Conditioning":
         """The conditioning of latent frames start … stop-1."""
-        cut = {
-            name: getattr(self, name)[:, start:stop]
-            for name in ("condition", "audio_tokens", "audio_keep", "mode")
-        }
-        return self.replace(**cut)
+        return self.replace(**{name: part[:, start:stop] for name, part in self.timed().items()})
+
+    def timed(self) -> dict[str, Array]:
+        """The members that follow the frames, each with its frames on the second axis."""
+        names = ("condition", "audio_tokens", "audio_keep", "mode")
+        return {name: getattr(self, name) for name in names}

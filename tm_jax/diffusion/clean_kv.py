@@ -53,8 +53,8 @@ def clean_kv_velocity(
         _, written = read(frozen, clean, jnp.zeros_like(sigma), here, condition_cache=past)
         return jax.lax.stop_gradient(roll(context, written, place, trained_frames=trained)), found
 
-    inputs = (jnp.asarray(places), *(chunks_of(x, size) for x in (noisy, jax.lax.stop_gradient(history))))
-    inputs = (*inputs, timed(conditioning, size))
+    clips = noisy, jax.lax.stop_gradient(history), conditioning.timed()
+    inputs = jnp.asarray(places), *jax.tree.map(lambda x: chunks_of(x, size), clips)
     empty = model.empty_cache(batch=batch, chunk=size, height=height, width=width)
     following, first = advance(empty, jax.tree.map(lambda x: x[0], inputs))
     _, rest = jax.lax.scan(
@@ -71,9 +71,3 @@ def chunks_of(clip: Array, size: int) -> Array:
 def whole_clip(chunks: Array) -> Array:
     """[chunks b size …] → [b f …]."""
     return jnp.moveaxis(chunks, 0, 1).reshape(chunks.shape[1], -1, *chunks.shape[3:])
-
-
-def timed(conditioning: Conditioning, size: int) -> dict[str, Array]:
-    """Of every chunk the members of the conditioning that follow the frames, [chunks b size …]."""
-    names = ("condition", "audio_tokens", "audio_keep", "mode")
-    return {name: chunks_of(getattr(conditioning, name), size) for name in names}

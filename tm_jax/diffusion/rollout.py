@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from tm_jax.diffusion.clean_kv import chunks_of, clean_kv_velocity, timed, whole_clip
+from tm_jax.diffusion.clean_kv import chunks_of, clean_kv_velocity, whole_clip
 from tm_jax.diffusion.flow import add_noise, clean_from_velocity
 from tm_jax.diffusion.noise import slow_matrix
 from tm_jax.diffusion.schedule import RolloutConfig
@@ -143,7 +143,7 @@ def clip_steps(
     masked pass does, it is that.
 
     Args:
-        last: the step to stop after; None makes all of them.
+        last: the step to stop after; None makes all of them, and so does a stream.
     """
     if config.clean_kv:
         return _streamed_steps(model, config, conditioning, noises)
@@ -194,6 +194,7 @@ def _streamed_steps(
         given, cleans, following = chunk_steps(model, config, reference, state, noise, here)
         return following, (given, cleans)
 
-    parts = jax.vmap(partial(chunks_of, size=size), out_axes=1)(noises), timed(conditioning, size)
+    split = partial(chunks_of, size=size)
+    parts = jax.vmap(split, out_axes=1)(noises), jax.tree.map(split, conditioning.timed())
     _, made = jax.lax.scan(advance, init_stream(model, config, reference), parts)
     return jax.tree.map(whole_clip, made)

@@ -11,9 +11,11 @@ Both are read slice by slice onto all devices, and neither is ever whole on the 
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from tm_jax.command import run
 from tm_jax.config import to_json
+from tm_jax.diffusion.schedule import RolloutConfig
 from tm_jax.errors import InputError
 from tm_jax.flags import parse
 from tm_jax.models.dit_config import DiTConfig
@@ -39,10 +41,16 @@ class Arguments:
     def __post_init__(self):
         if not 0 <= self.share <= 1:
             raise ValueError(f"share {self.share:g}: it lies from 0 to 1")
-        if self.shift is not None and self.shift <= 0:
-            raise ValueError(f"shift {self.shift:g}: it must be positive")
-        if self.correlation is not None and not 0 <= self.correlation < 1:
-            raise ValueError(f"correlation {self.correlation:g}: it lies from 0 to below 1")
+        self.streamed(RolloutConfig())
+
+    def streamed(self, rollout: RolloutConfig) -> RolloutConfig:
+        """How the student streams that was distilled for this rollout."""
+        changes: dict[str, Any] = {}
+        if self.shift is not None:
+            changes["schedule"] = dataclasses.replace(rollout.schedule, shift=self.shift)
+        if self.correlation is not None:
+            changes["correlation"] = self.correlation
+        return dataclasses.replace(rollout, **changes)
 
 
 def between(folder: Path, share: float) -> Path:
@@ -81,17 +89,13 @@ def interpolate(arguments: Arguments) -> None:
     rollout, config = read_rollout(end), read_config(end, DiTConfig)
     if read_rollout(start) != rollout:
         raise InputError(f"{start} and {end} were distilled for other steps or chunks: take both of one run.")
-    changes = {"correlation": arguments.correlation, "schedule": arguments.shift}
-    if arguments.shift is not None:
-        changes["schedule"] = dataclasses.replace(rollout.schedule, shift=arguments.shift)
-    rollout = dataclasses.replace(rollout, **{name: to for name, to in changes.items() if to is not None})
-    between = jax.jit(lambda one, other: (1 - share) * one + share * other, donate_argnums=0)
+    mix = jax.jit(lambda one, other: (1 - share) * one + share * other, donate_argnums=0)
     with jax.set_mesh(make_mesh(MeshConfig(fsdp=-1))):
+        # Both are found to fit before either is read.
         sources = [open_dit(path, config) for path in (start, end)]
-        models = [source.load(ShardingRules()) for source in sources]
-        model = jax.tree.map(between, *models)
+        model = jax.tree.map(mix, *(source.load(ShardingRules()) for source in sources))
         made = {
-            "rollout": to_json(rollout),
+            "rollout": to_json(arguments.streamed(rollout)),
             "interpolated": {"share": share, "start": read_header(start).meta, "end": read_header(end).meta},
         }
         save_sharded(arguments.out, model, config, made, step=0)
